@@ -1,0 +1,75 @@
+"""The sensitivity ranking: what quantizing each layer alone costs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from qtoolkit.artifacts.files import write_text
+from qtoolkit.artifacts.plan import Precision
+from qtoolkit.errors import InputFileError
+
+__all__ = ["LayerSensitivity", "Sensitivity"]
+
+
+class LayerSensitivity(BaseModel):
+    """One layer: its loss when it alone is quantized, and what it costs to keep it at 16 bit.
+
+    ``loss`` is in the unit of the metric (oks: mean of 1 − OKS, 0–1; sqnr: NMSE, noise over signal); more is worse.
+    ``sqnr_db`` is the same noise in decibels, None where it was not measured. ``macs_share`` is of all layers' MACs, 0–1.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layer: str
+    loss: float
+    sqnr_db: float | None = None
+    macs: int
+    macs_share: float
+    added_ms: float | None = None
+
+
+class Sensitivity(BaseModel):
+    """Sensitivity of every layer, in network order; ``ranking`` gives them by loss.
+
+    ``images`` photos of the calibration set were used, ``people`` poses on them. ``seconds`` is the wall time it took,
+    None where the ranking was read from a file.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Literal[1] = 1
+    metric: Literal["oks", "sqnr"]
+    precision: Precision
+    target: str
+    model_sha256: str
+    calibration_sha256: str
+    images: int
+    people: int
+    seconds: float
+    layers: tuple[LayerSensitivity, ...]
+
+    @property
+    def ranking(self) -> tuple[LayerSensitivity, ...]:
+        """The layers, most sensitive first."""
+        return tuple(sorted(self.layers, key=lambda each: -each.loss))
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write as JSON."""
+        write_text(path, self.model_dump_json(indent=1) + "\n")
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Sensitivity:
+        """Read a ranking. Raises InputFileError for a missing or damaged file."""
+        try:
+            return cls.model_validate_json(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, ValidationError) as error:
+            raise InputFileError(
+                f"the sensitivity ranking {path} cannot be read",
+                expected="a sensitivity.json that qtool wrote",
+                found=" ".join(str(error).split())[:200],
+                do="delete it and run qtool sensitivity again",
+            ) from error

@@ -1,0 +1,62 @@
+"""What a target can do, as data: the record whose rows stand in ``backends/targets.py``."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+from qtoolkit.artifacts.plan import Precision
+
+__all__ = ["GridSpec", "Target"]
+
+
+class GridSpec(BaseModel):
+    """The fields of ``numerics.affine.IntegerGrid``, as data."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bit_width: int
+    signed: bool
+    symmetric: bool
+    narrow_range: bool = False
+    power_of_two: bool = False
+
+
+class Target(BaseModel):
+    """Device, runtime, allowed precisions and the places where Q/DQ may stand.
+
+    - ``int8_layers``: operators of layers that can run with 8-bit tensors.
+    - ``activation_8bit``, ``activation_16bit``, ``weight_8bit``, ``weight_16bit``: integer grids; ``per_channel_weights``.
+    - ``wide_kinds``: the 16-bit precisions it takes, its own default first.
+    - ``quantize_layer_outputs``: a Q must stand behind an integer layer too, or the runtime runs it in float; behind one
+      of ``fused_activations`` where such an operator follows, because the runtime fuses the two.
+    - ``int8_ops``: operators with 8-bit kernels that read and write tensors of different scales; ``shape_ops``: operators
+      that pass 8-bit values on, so that input and output share their quantization parameters.
+    - ``quantize_residual_adds``: both inputs of a residual Add carry Q/DQ, though the Add itself is no layer.
+    - ``concat_forces_inputs``: a Concat that is read at 16 bit forces the layers behind its inputs to 16 bit (TIDL).
+    - ``wide_is_slower_note``: what a table must say of 16-bit latency on this target.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    backend: str
+    description: str
+    activation_8bit: GridSpec
+    activation_16bit: GridSpec
+    weight_8bit: GridSpec
+    weight_16bit: GridSpec
+    per_channel_weights: bool
+    int8_layers: frozenset[str]
+    wide_kinds: tuple[Precision, ...]
+    quantize_layer_outputs: bool
+    fused_activations: frozenset[str] = frozenset()
+    int8_ops: frozenset[str] = frozenset()
+    shape_ops: frozenset[str] = frozenset()
+    quantize_residual_adds: bool = False
+    concat_forces_inputs: bool = False
+    wide_is_slower_note: str = ""
+
+    @property
+    def wide(self) -> Precision:
+        """The target's own 16-bit precision."""
+        return self.wide_kinds[0]

@@ -1,0 +1,71 @@
+"""The targets: what each can do is a row here, not an ``if`` elsewhere. Fields are explained in ``artifacts.target``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from qtoolkit.artifacts.plan import Precision
+from qtoolkit.artifacts.target import GridSpec, Target
+from qtoolkit.errors import UsageError
+
+__all__ = ["TARGETS", "find_target"]
+
+_SHAPE_OPS = frozenset(
+    {"MaxPool", "Split", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Resize"}
+)
+_SIGNED_8 = GridSpec(bit_width=8, signed=True, symmetric=True)
+_WEIGHT_8 = GridSpec(bit_width=8, signed=True, symmetric=True, narrow_range=True)
+_WEIGHT_16 = GridSpec(bit_width=16, signed=True, symmetric=True, narrow_range=True)
+_SIGNED_16 = GridSpec(bit_width=16, signed=True, symmetric=True)
+
+_ORT_CPU = Target(
+    name="ort-cpu",
+    backend="onnxruntime-cpu",
+    description="ONNX Runtime on a processor: the embedded default and the edge PC",
+    activation_8bit=GridSpec(bit_width=8, signed=False, symmetric=False),
+    activation_16bit=GridSpec(bit_width=16, signed=False, symmetric=False),
+    weight_8bit=_WEIGHT_8,
+    weight_16bit=_WEIGHT_16,
+    per_channel_weights=True,
+    # No integer ConvTranspose there.
+    int8_layers=frozenset({"Conv", "Gemm", "MatMul"}),
+    wide_kinds=(Precision.FP16, Precision.INT16, Precision.INT16W16),
+    quantize_layer_outputs=True,
+    fused_activations=frozenset({"Relu", "Clip"}),
+    int8_ops=frozenset({"Add", "Mul", "Sigmoid", "LeakyRelu", "Concat", "AveragePool", "GlobalAveragePool"}),
+    shape_ops=_SHAPE_OPS,
+    wide_is_slower_note="ONNX Runtime has no 16-bit convolution on x86: 16-bit layers cost float time there",
+)
+
+_TENSORRT = Target(
+    name="tensorrt",
+    backend="tensorrt",
+    description="NVIDIA TensorRT 8.5 to 10.x, Q/DQ with fp32 scales (weakly typed)",
+    activation_8bit=_SIGNED_8,
+    activation_16bit=_SIGNED_16,
+    weight_8bit=_WEIGHT_8,
+    weight_16bit=_WEIGHT_16,
+    per_channel_weights=True,
+    int8_layers=frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"}),
+    # TensorRT has no int16.
+    wide_kinds=(Precision.FP16,),
+    quantize_layer_outputs=False,
+    shape_ops=_SHAPE_OPS,
+    quantize_residual_adds=True,
+)
+
+TARGETS: Mapping[str, Target] = MappingProxyType({row.name: row for row in (_ORT_CPU, _TENSORRT)})
+"""Name → target; the first is the default."""
+
+
+def find_target(name: str) -> Target:
+    """The target of that name. Raises UsageError for an unknown one."""
+    if name not in TARGETS:
+        raise UsageError(
+            "the target is not known",
+            expected=f"one of {', '.join(TARGETS)}",
+            found=repr(name),
+            do="choose a target with --target",
+        )
+    return TARGETS[name]

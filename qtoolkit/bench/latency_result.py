@@ -1,0 +1,104 @@
+"""The record of one measured latency, with everything it depends on, and the statistics behind it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = ["LatencyResult", "Ratio", "p50_ratio", "percentiles_ms"]
+
+_RESAMPLES = 1000
+
+
+class Ratio(BaseModel):
+    """p50 of a variant over p50 of the first variant of the run, with its 95 % bootstrap interval."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ratio: float
+    ratio_lo: float
+    ratio_hi: float
+
+
+class LatencyResult(BaseModel):
+    """Latency of one variant on one target. All times are those of ``infer`` alone, by a monotonic clock, in ms."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    variant: str
+    measured: Literal[True] = True
+    target: str
+    """Name of the backend, such as ``ort-cpu``."""
+    device: str
+    """Name of the processor."""
+    runtime: str
+    version: str
+    provider: str
+    threads: int | None
+    batch: int
+    input_size_wh: tuple[int, int] | None
+    """Width and height of an image input (B, C, H, W); None for any other input."""
+    input_shapes: dict[str, tuple[int, ...]]
+    inputs: str
+    """Where the inputs came from: ``file`` or ``seed N``."""
+    options: dict[str, str | int | float | bool | None]
+    """Further conditions of the runner, such as its level of graph optimization."""
+    model_sha256: str
+    warm_up_s: float
+    warm_up_count: int
+    warm_up_stable: bool
+    """Whether the last two groups of the warm-up agreed within 3 %."""
+    count: int
+    block: int
+    """Inferences in a row before the next variant had its turn."""
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    mean_ms: float
+    min_ms: float
+    ratio: float
+    ratio_lo: float
+    ratio_hi: float
+    idle_cpu_pct: float
+    """Highest processor time, in percent of one core, this variant's process used while another one was measured."""
+    block_medians_ms: tuple[float, ...] = Field(repr=False)
+    samples_ms: tuple[float, ...] = Field(repr=False)
+
+    @property
+    def images_per_second(self) -> float:
+        """Throughput at this batch, one inference after the other."""
+        return self.batch * 1e3 / self.mean_ms
+
+    def summary(self) -> dict[str, Any]:
+        """The record as JSON values without the single samples, for scorecards."""
+        return self.model_dump(mode="json", exclude={"samples_ms", "block_medians_ms"})
+
+
+def percentiles_ms(samples_ms: NDArray[np.float64]) -> dict[str, float]:
+    """``p50_ms``, ``p90_ms``, ``p99_ms`` (linear interpolation), ``mean_ms`` and ``min_ms`` of samples of any shape."""
+    p50, p90, p99 = np.percentile(samples_ms, [50, 90, 99])
+    return {
+        "p50_ms": float(p50),
+        "p90_ms": float(p90),
+        "p99_ms": float(p99),
+        "mean_ms": float(samples_ms.mean()),
+        "min_ms": float(samples_ms.min()),
+    }
+
+
+def p50_ratio(samples_ms: NDArray[np.float64], first_ms: NDArray[np.float64], *, seed: int = 0) -> Ratio:
+    """median(samples) / median(first) and its 95 % interval by a paired block bootstrap.
+
+    Both are (cycles, block) float64 milliseconds; row *i* of both was measured in the same cycle, so a cycle is drawn
+    for both at once: drift that hit both does not widen the interval, and the neighbours within a block, which are
+    not independent, are not treated as if they were. Source: Künsch, The jackknife and the bootstrap for general
+    stationary observations, 1989 (blocks); Efron & Tibshirani, An Introduction to the Bootstrap, 1993 (percentiles).
+    """
+    draws = np.random.default_rng(seed).integers(len(first_ms), size=(_RESAMPLES, len(first_ms)))
+    ratios = [np.median(samples_ms[draw]) / np.median(first_ms[draw]) for draw in draws]
+    low, high = np.percentile(ratios, [2.5, 97.5])
+    ratio = float(np.median(samples_ms) / np.median(first_ms))
+    return Ratio(ratio=ratio, ratio_lo=float(low), ratio_hi=float(high))

@@ -1,0 +1,1 @@
+"""From a network's outputs to people, and from people to AP, agreement and parity."""

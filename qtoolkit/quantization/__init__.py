@@ -1,0 +1,1 @@
+"""Calibration, post-training quantization, sensitivity analysis and the selection of layers."""

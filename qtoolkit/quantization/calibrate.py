@@ -1,0 +1,170 @@
+"""Calibration: one pass over the calibration photos, constant memory, statistics that every range estimator can read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from qtoolkit.artifacts.files import atomic_path, sha256_bytes, sha256_json
+from qtoolkit.artifacts.target import Target
+from qtoolkit.backends.onnxruntime_cpu import OnnxRuntimeCpu
+from qtoolkit.errors import DataSetError, InputFileError, ModelFileError
+from qtoolkit.graph.layers import decode_tail, find_layers
+from qtoolkit.graph.statistics import OFFSET_INPUT, MeasuredTensor, add_statistics
+from qtoolkit.graph.view import GraphView, node_name
+from qtoolkit.numerics.histogram import StreamingHistogram, TensorStatistics
+
+__all__ = ["CalibrationStatistics", "calibrate", "calibration_key", "calibration_tensors"]
+
+_VERSION = 1
+# A prime, so that the offsets of successive images visit every residue of every stride.
+_OFFSET_STEP = 7919
+
+
+@dataclass(frozen=True, eq=False)
+class CalibrationStatistics:
+    """Statistics of every tensor that a plan may quantize, by tensor name, and the number of images behind them."""
+
+    key: str
+    images: int
+    tensors: Mapping[str, TensorStatistics]
+
+    def of(self, tensor: str) -> TensorStatistics:
+        """Statistics of one tensor. Raises ModelFileError where calibration did not see it."""
+        if tensor not in self.tensors:
+            raise ModelFileError(
+                f"tensor {tensor!r} was not calibrated",
+                expected="statistics made for this very network and target",
+                found=f"statistics of {len(self.tensors)} other tensors",
+                do="delete the calib folder of the output and run again",
+            )
+        return self.tensors[tensor]
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write everything as one compressed npz."""
+        names = list(self.tensors)
+        arrays: dict[str, NDArray[Any]] = {
+            "version": np.array(_VERSION),
+            "key": np.array(self.key),
+            "images": np.array(self.images),
+            "names": np.array(names),
+        }
+        for index, name in enumerate(names):
+            arrays |= {f"{index}/{part}": value for part, value in self.tensors[name].to_arrays().items()}
+        with atomic_path(path) as temporary, temporary.open("wb") as stream:
+            np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str], key: str) -> CalibrationStatistics | None:
+        """The statistics in ``path`` if they are those of ``key``; None where there are none, or of something else.
+
+        A damaged file counts as none: calibration is run again and replaces it.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                if int(arrays["version"]) != _VERSION or str(arrays["key"]) != key:
+                    return None
+                parts: dict[int, dict[str, NDArray[Any]]] = {}
+                for entry in arrays.files:
+                    index, slash, part = entry.partition("/")
+                    if slash:
+                        parts.setdefault(int(index), {})[part] = arrays[entry]
+                names = [str(name) for name in arrays["names"]]
+                tensors = {name: TensorStatistics.from_arrays(parts[index]) for index, name in enumerate(names)}
+                return cls(key, int(arrays["images"]), tensors)
+        except (OSError, ValueError, KeyError, EOFError, InputFileError):
+            return None
+
+
+def calibration_tensors(model: onnx.ModelProto, target: Target) -> tuple[str, ...]:
+    """Tensors that some plan on ``target`` may quantize: what layers and 8-bit operators read and make, before the tail."""
+    view, tail = GraphView(model), decode_tail(model)
+    layers = {layer.name: layer for layer in find_layers(model)}
+    operators = target.int8_ops | target.shape_ops | target.fused_activations | ({"Add"} if target.quantize_residual_adds else set())
+    tensors: dict[str, None] = {}
+    for node in view.nodes:
+        name = node_name(node)
+        if name in layers:
+            tensors.update(dict.fromkeys((layers[name].input, layers[name].output)))
+        elif node.op_type in operators and name not in tail:
+            tensors.update(dict.fromkeys(tensor for tensor in (*node.input, *node.output) if tensor))
+    return tuple(
+        tensor
+        for tensor in tensors
+        if view.elem_type(tensor) == onnx.TensorProto.FLOAT and not view.is_constant(tensor) and view.shape(tensor)
+    )
+
+
+def calibration_key(model: onnx.ModelProto, tensors: Sequence[str], images_sha256: str, sample_size: int) -> str:
+    """Content hash of all that the statistics depend on."""
+    network = sha256_bytes(model.SerializeToString(deterministic=True))
+    return sha256_json([_VERSION, network, sorted(tensors), images_sha256, sample_size])
+
+
+def calibrate(
+    model: onnx.ModelProto,
+    tensors: Sequence[str],
+    feeds: Iterable[Mapping[str, NDArray[Any]]],
+    *,
+    key: str = "",
+    sample_size: int = 4096,
+    threads: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> CalibrationStatistics:
+    """Run every image of ``feeds`` once through the float network and gather statistics of ``tensors``.
+
+    Extremes are exact, histograms hold ``sample_size`` values of each tensor and image. Memory does not grow with the
+    number of images. Raises DataSetError where there is no image, ModelFileError where a tensor becomes NaN or infinite.
+    """
+    measuring, measured = add_statistics(model, tensors, sample_size)
+    histograms = {tensor: StreamingHistogram() for tensor in tensors}
+    extremes: dict[str, list[tuple[float, float]]] = {tensor: [] for tensor in tensors}
+    images = 0
+    with OnnxRuntimeCpu(measuring, threads=threads) as runner:
+        for feed in feeds:
+            offset = np.array([images * _OFFSET_STEP], np.int64)
+            values = runner.infer({**feed, OFFSET_INPUT: offset})
+            for tensor, names in measured.items():
+                extremes[tensor].append(_extremes(tensor, names, values))
+                histograms[tensor].update(values[names.sample])
+            images += 1
+            if progress is not None:
+                progress(images)
+    if images == 0:
+        raise DataSetError(
+            "there is no image to calibrate on",
+            expected="at least one readable calibration image",
+            found="none",
+            do="give a data set with a calib split, or a folder of images with --calib",
+        )
+    statistics = {
+        tensor: TensorStatistics.of(
+            histograms[tensor], np.array(extremes[tensor])[:, 0], np.array(extremes[tensor])[:, 1], measured[tensor].size * images
+        )
+        for tensor in tensors
+    }
+    return CalibrationStatistics(key, images, statistics)
+
+
+def _extremes(tensor: str, names: MeasuredTensor, values: Mapping[str, NDArray[Any]]) -> tuple[float, float]:
+    lowest, highest = float(values[names.minimum]), float(values[names.maximum])
+    if not np.isfinite(lowest + highest):
+        raise ModelFileError(
+            f"tensor {tensor!r} is not finite on a calibration image",
+            expected="finite activations in the float network",
+            found=f"minimum {lowest}, maximum {highest}",
+            do="check the network, and that its input is RGB divided by 255",
+        )
+    return lowest, highest
+
+
+def default_calibration_path(folder: Path, key: str) -> Path:
+    """Where statistics of ``key`` are kept below an output folder."""
+    return folder / "calib" / f"{key[:16]}.npz"

@@ -1,0 +1,175 @@
+"""Post-training quantization: a plan, a target and calibration statistics in, a quantized network out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import onnx
+
+from qtoolkit.artifacts.plan import Precision, PrecisionPlan
+from qtoolkit.artifacts.target import GridSpec, Target
+from qtoolkit.errors import PlanFileError, UsageError
+from qtoolkit.graph.activations import activation_behind, is_unit_interval
+from qtoolkit.graph.half import FP16_LIMIT, convert_half
+from qtoolkit.graph.layers import Layer, find_layers
+from qtoolkit.graph.placement import Placement, place_qdq
+from qtoolkit.graph.qdq import LayerWeights, insert_qdq
+from qtoolkit.graph.view import GraphView
+from qtoolkit.numerics.activations import ACTIVATIONS
+from qtoolkit.numerics.affine import IntegerGrid, QuantParams, params_from_range, weight_params
+from qtoolkit.numerics.ranges import RangeEstimator, mse_through
+from qtoolkit.quantization.calibrate import CalibrationStatistics
+
+__all__ = ["QuantizedNetwork", "Quantizer", "integer_grid", "supported_plan"]
+
+# 16-bit grids have steps to spare: half of them are kept for values that calibration did not see.
+_HEADROOM_16BIT = 2.0
+# An fp16 tensor may hold values larger than any seen in calibration by this much.
+_FP16_HEADROOM = 4.0
+
+
+@dataclass(frozen=True)
+class QuantizedNetwork:
+    """A network with its precisions written into it: ``model``, and the ``plan`` it was made under."""
+
+    model: onnx.ModelProto
+    plan: PrecisionPlan
+    placement: Placement
+
+
+@dataclass(eq=False)
+class Quantizer:
+    """PTQ of one prepared float network for one target; quantizes it under any number of plans.
+
+    Ranges: a tensor that only an activation function reads gets the range with the least squared error *behind* that
+    function where the estimator is ``mse`` (what SiLU flattens needs no steps); a Sigmoid's output is 0 … 1; 16-bit tensors
+    take the exact extremes, doubled; everything else takes the estimator's range. Ranges found once are kept.
+    """
+
+    model: onnx.ModelProto
+    target: Target
+    statistics: CalibrationStatistics
+    estimator: RangeEstimator = RangeEstimator.MSE
+    _ranges: dict[tuple[str, int], tuple[float, float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._view = GraphView(self.model)
+        self.layers: tuple[Layer, ...] = find_layers(self.model)
+        self._by_name = {layer.name: layer for layer in self.layers}
+
+    def quantize(self, plan: PrecisionPlan) -> QuantizedNetwork:
+        """The network under ``plan``. Raises PlanFileError where plan, network and target do not fit."""
+        plan.check_layers(layer.name for layer in self.layers)
+        check_plan(plan, self.layers, self.target)
+        model, placement = self._apply(plan.layers)
+        return QuantizedNetwork(model, plan, placement)
+
+    def quantize_only(self, precisions: Mapping[str, Precision]) -> onnx.ModelProto:
+        """The network with the named layers at their precisions and all the others in float: for sensitivity."""
+        return self._apply(precisions)[0]
+
+    def _apply(self, precisions: Mapping[str, Precision]) -> tuple[onnx.ModelProto, Placement]:
+        placement = place_qdq(self.model, precisions, self.target)
+        activations = {
+            key: self._activation_params(pair.range_of, pair.bit_width) for key, pair in placement.tensors.items()
+        }
+        weights = {name: self._layer_weights(self._by_name[name], placement, activations) for name in placement.layers}
+        quantized = insert_qdq(self.model, placement, activations, weights)
+        half = [name for name, precision in precisions.items() if precision is Precision.FP16]
+        return convert_half(quantized, [name for name in half if self._fits_fp16(name)]), placement
+
+    def _activation_params(self, tensor: str, bit_width: int) -> QuantParams:
+        spec = self.target.activation_8bit if bit_width == 8 else self.target.activation_16bit
+        grid = integer_grid(spec)
+        if (tensor, bit_width) not in self._ranges:
+            self._ranges[tensor, bit_width] = self._range(tensor, grid)
+        return params_from_range(*self._ranges[tensor, bit_width], grid)
+
+    def _range(self, tensor: str, grid: IntegerGrid) -> tuple[float, float]:
+        if is_unit_interval(self._view, tensor):
+            return 0.0, 1.0
+        statistics = self.statistics.of(tensor)
+        if grid.bit_width == 16:
+            return statistics.minimum * _HEADROOM_16BIT, statistics.maximum * _HEADROOM_16BIT
+        function = ACTIVATIONS.get(activation_behind(self._view, tensor) or "")
+        if function is not None and self.estimator is RangeEstimator.MSE:
+            return mse_through(statistics, grid, function)
+        return self.estimator.estimate(statistics, grid)
+
+    def _layer_weights(
+        self, layer: Layer, placement: Placement, activations: Mapping[tuple[str, int], QuantParams]
+    ) -> LayerWeights:
+        precision = placement.layers[layer.name]
+        weight = self._view.constant(layer.weight)
+        if weight is None:
+            raise PlanFileError(f"layer {layer.name!r} has no constant weight", do="leave it out of the plan")
+        spec = self.target.weight_16bit if precision.weight_bits == 16 else self.target.weight_8bit
+        per_channel = self.target.per_channel_weights and layer.weight_channel_axis < weight.ndim
+        # A grouped ConvTranspose has Cout/group entries on that axis: one scale cannot stand for several channels.
+        axis = layer.weight_channel_axis if per_channel and not (layer.op_type == "ConvTranspose" and layer.group > 1) else None
+        params = weight_params(weight, integer_grid(spec), axis)
+        bias = None if layer.bias is None else self._view.constant(layer.bias)
+        key = (layer.input, 8)
+        if precision is Precision.INT8 and self.target.quantize_layer_outputs and key in activations:
+            return LayerWeights.quantized(weight, params, bias, float(activations[key].scale))
+        return LayerWeights.quantized(weight, params)
+
+    def _fits_fp16(self, name: str) -> bool:
+        """Whether weight, input and output of a layer stay inside fp16; a layer that does not stays in fp32."""
+        layer = self._by_name[name]
+        seen = [self.statistics.of(tensor) for tensor in (layer.input, layer.output) if tensor in self.statistics.tensors]
+        largest = max((max(-each.minimum, each.maximum) for each in seen), default=0.0)
+        weight = self._view.constant(layer.weight)
+        heaviest = 0.0 if weight is None else float(abs(weight).max(initial=0.0))
+        return largest * _FP16_HEADROOM <= FP16_LIMIT and heaviest <= FP16_LIMIT
+
+
+def integer_grid(spec: GridSpec) -> IntegerGrid:
+    """The grid a target's row describes."""
+    return IntegerGrid(**spec.model_dump())
+
+
+def supported_plan(plan: PrecisionPlan, layers: tuple[Layer, ...], target: Target) -> PrecisionPlan:
+    """``plan`` with int8 layers that ``target`` cannot run in int8 moved to its 16-bit precision."""
+    wide = {
+        layer.name: target.wide
+        for layer in layers
+        if layer.op_type not in target.int8_layers and plan.layers[layer.name] is Precision.INT8
+    }
+    return plan.with_layers(wide) if wide else plan
+
+
+def check_plan(plan: PrecisionPlan, layers: tuple[Layer, ...], target: Target) -> None:
+    """Raise PlanFileError for a precision that ``target`` does not have, or not for that operator."""
+    allowed = {Precision.FP32, Precision.INT8, *target.wide_kinds}
+    for layer in layers:
+        precision = plan.layers[layer.name]
+        if precision not in allowed:
+            raise PlanFileError(
+                f"layer {layer.name!r} cannot be {precision.value} on target {target.name}",
+                expected="one of " + ", ".join(p.value for p in Precision if p in allowed),
+                found=precision.value,
+                do="change the plan, or choose another --target",
+            )
+        if precision is Precision.INT8 and layer.op_type not in target.int8_layers:
+            raise PlanFileError(
+                f"layer {layer.name!r} cannot be int8 on target {target.name}, which runs no 8-bit {layer.op_type}",
+                expected="one of " + ", ".join(p.value for p in Precision if p in allowed and p is not Precision.INT8),
+                found=precision.value,
+                do=f"give it {target.wide.value} in the plan",
+            )
+
+
+def wide_precision(target: Target, name: str | None) -> Precision:
+    """The 16-bit precision of ``target`` that the user named, or the target's own. Raises UsageError."""
+    if name is None:
+        return target.wide
+    if name not in {kind.value for kind in target.wide_kinds}:
+        raise UsageError(
+            f"target {target.name} has no such 16-bit precision",
+            expected=f"one of {', '.join(kind.value for kind in target.wide_kinds)}",
+            found=repr(name),
+            do="choose another --wide or another --target",
+        )
+    return Precision(name)

@@ -1,0 +1,176 @@
+"""Which layers stay at 16 bit: an integer program over the sensitivities.
+
+::
+
+    minimise    Σ loss[i] · (1 − x[i])            what the layers left at 8 bit cost
+    subject to  Σ cost[i] · x[i] ≤ budget         x[i] ∈ {0, 1}: layer i is at 16 bit
+                x[a] ≤ x[b]                       for each implication (a, b) of the target
+                x[i] = 1                          for layers the target cannot run at 8 bit
+
+Losses of single layers are added as if they did not interact. Among equally good choices the cheaper one wins.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import highspy
+import numpy as np
+
+from qtoolkit.artifacts.plan import Precision, PrecisionPlan
+from qtoolkit.artifacts.sensitivity import Sensitivity
+from qtoolkit.errors import UsageError
+
+__all__ = ["BUDGET_UNITS", "Budget", "BudgetUnit", "plan_from_selection", "select_layers"]
+
+BudgetUnit = Literal["layers", "macs", "latency"]
+BUDGET_UNITS: tuple[BudgetUnit, ...] = ("layers", "macs", "latency")
+_TIE_BREAK = 1e-9
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The share (0–1) of the network that may be at 16 bit, and of what.
+
+    ``layers`` counts layers (rounded down), ``macs`` multiply-adds, ``latency`` the time that all layers at 16 bit would add
+    to the 8-bit network.
+    """
+
+    share: float
+    unit: BudgetUnit = "layers"
+
+    def __post_init__(self) -> None:
+        if self.unit not in BUDGET_UNITS:
+            raise UsageError("the budget's unit is not known", expected=" or ".join(BUDGET_UNITS), found=repr(self.unit))
+        if not (math.isfinite(self.share) and 0.0 <= self.share <= 1.0):
+            raise UsageError(
+                "the share of the network to keep at 16 bit cannot be used",
+                expected="a number from 0 to 1, such as --mixed 0.3 for 30 %",
+                found=str(self.share),
+                do="give --mixed a share, not a percentage",
+            )
+
+
+def select_layers(
+    losses: Mapping[str, float],
+    costs: Mapping[str, float],
+    limit: float,
+    *,
+    implications: Sequence[tuple[str, str]] = (),
+    required: Collection[str] = (),
+) -> tuple[str, ...]:
+    """Names of the layers at 16 bit, in the order of ``losses``; the integer program above, solved to optimality.
+
+    ``costs`` are non-negative or, for a layer that is faster at 16 bit than at 8, negative. Raises UsageError where even
+    the required layers exceed ``limit``, and where losses or costs are missing or not finite.
+    """
+    names = list(losses)
+    values = np.array([losses[name] for name in names], np.float64)
+    if set(costs) != set(names) or not np.isfinite(values).all() or not all(map(math.isfinite, costs.values())):
+        raise UsageError(
+            "layers cannot be selected", expected="one finite loss and cost for each layer", found=f"{len(names)} losses, {len(costs)} costs"
+        )
+    if not names:
+        return ()
+    prices = np.array([costs[name] for name in names], np.float64)
+    model = _program(names, values, prices, limit, implications, set(required))
+    model.run()
+    if model.getModelStatus() != highspy.HighsModelStatus.kOptimal:
+        needed = sum(costs[name] for name in _closure(required, implications))
+        raise UsageError(
+            "no selection of 16-bit layers fits the budget",
+            expected=f"a budget of at least {needed:.6g} for the layers that must be at 16 bit",
+            found=f"{limit:.6g}",
+            do="raise --mixed",
+        )
+    solution = np.array(model.getSolution().col_value)
+    return tuple(name for name, value in zip(names, solution, strict=True) if value > 0.5)
+
+
+def _program(
+    names: list[str],
+    losses: np.ndarray[tuple[int], np.dtype[np.float64]],
+    costs: np.ndarray[tuple[int], np.dtype[np.float64]],
+    limit: float,
+    implications: Sequence[tuple[str, str]],
+    required: set[str],
+) -> highspy.Highs:
+    index = {name: i for i, name in enumerate(names)}
+    # Scaled, because losses may be as small as the solver's tolerances.
+    gain = losses / max(float(np.abs(losses).max()), 1e-300)
+    price = costs / max(float(np.abs(costs).max()), 1e-300)
+    model = highspy.Highs()
+    model.setOptionValue("output_flag", False)
+    model.setOptionValue("threads", 1)
+    model.setOptionValue("mip_rel_gap", 0.0)
+    model.setOptionValue("mip_abs_gap", 1e-12)
+    for i, name in enumerate(names):
+        model.addVar(1.0 if name in required else 0.0, 1.0)
+        model.changeColIntegrality(i, highspy.HighsVarType.kInteger)
+        model.changeColCost(i, -float(gain[i]) + _TIE_BREAK * float(price[i]))
+    columns = np.arange(len(names), dtype=np.int32)
+    bound = limit / max(float(np.abs(costs).max()), 1e-300)
+    model.addRow(-highspy.kHighsInf, bound + 1e-9, len(names), columns, price)
+    for a, b in implications:
+        pair = np.array([index[a], index[b]], np.int32)
+        model.addRow(-highspy.kHighsInf, 0.0, 2, pair, np.array([1.0, -1.0]))
+    return model
+
+
+def _closure(required: Collection[str], implications: Sequence[tuple[str, str]]) -> set[str]:
+    closed, pending = set(required), list(required)
+    while pending:
+        name = pending.pop()
+        for a, b in implications:
+            if a == name and b not in closed:
+                closed.add(b)
+                pending.append(b)
+    return closed
+
+
+def budget_costs(sensitivity: Sensitivity, budget: Budget) -> tuple[dict[str, float], float]:
+    """Cost of keeping each layer at 16 bit in the budget's unit, and the limit.
+
+    Raises UsageError for a latency budget without measured times.
+    """
+    rows = sensitivity.layers
+    if budget.unit == "layers":
+        return {row.layer: 1.0 for row in rows}, float(math.floor(budget.share * len(rows) + 1e-9))
+    if budget.unit == "macs":
+        return {row.layer: float(row.macs) for row in rows}, budget.share * sum(row.macs for row in rows)
+    if any(row.added_ms is None for row in rows):
+        raise UsageError(
+            "a latency budget needs the time of each layer",
+            expected="a sensitivity ranking with measured times",
+            found="a ranking without",
+            do="run qtool sensitivity with --mixed-by latency",
+        )
+    times = {row.layer: float(row.added_ms or 0.0) for row in rows}
+    return times, budget.share * sum(max(time, 0.0) for time in times.values())
+
+
+def plan_from_selection(
+    sensitivity: Sensitivity,
+    budget: Budget,
+    wide: Precision,
+    *,
+    implications: Sequence[tuple[str, str]] = (),
+    required: Collection[str] = (),
+) -> PrecisionPlan:
+    """The mixed plan: the layers the integer program chooses at ``wide``, the others at the ranking's precision."""
+    costs, limit = budget_costs(sensitivity, budget)
+    losses = {row.layer: max(row.loss, 0.0) for row in sensitivity.layers}
+    chosen = set(select_layers(losses, costs, limit, implications=implications, required=required))
+    made_by = (
+        f"{sensitivity.metric} sensitivity on {sensitivity.images} photos; at most {budget.share:.4g} of the {budget.unit} "
+        f"at 16 bit; integer program"
+    )
+    return PrecisionPlan(
+        model_sha256=sensitivity.model_sha256,
+        target=sensitivity.target,
+        made_by=made_by,
+        layers={row.layer: wide if row.layer in chosen else sensitivity.precision for row in sensitivity.layers},
+    )

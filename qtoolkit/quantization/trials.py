@@ -1,0 +1,120 @@
+"""Try each layer at another precision alone, without running again what stands before it.
+
+For every layer the network is quantized in that one place and cut in front of the first node that changes. The part behind
+the cut starts from tensors of the float network, which runs once per photo. Photos are taken in groups whose tensors fit a
+memory budget; within a group the layers follow one another, one small session each. The parts wait on disk: in memory they
+would hold the weights many times over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper
+
+from qtoolkit.artifacts.plan import Precision
+from qtoolkit.backends.onnxruntime_cpu import OnnxRuntimeCpu
+from qtoolkit.graph.subgraph import downstream_cut, extract
+from qtoolkit.graph.view import GraphView, node_name
+from qtoolkit.quantization.ptq import Quantizer
+
+__all__ = ["LayerTrial", "prepare_trials", "run_trials"]
+
+Feeds = Mapping[str, NDArray[Any]]
+Outputs = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class LayerTrial:
+    """The part of the network that quantizing ``layer`` changes, an ONNX file; ``inputs`` are tensors of the float network."""
+
+    layer: str
+    part: Path
+    inputs: tuple[str, ...]
+
+
+def prepare_trials(
+    quantizer: Quantizer, layers: Sequence[str], precision: Precision, folder: Path
+) -> tuple[LayerTrial, ...]:
+    """One trial for each of ``layers``: that layer at ``precision``, all the others in float. Writes into ``folder``."""
+    original = {node_name(node): node.SerializeToString() for node in quantizer.model.graph.node}
+    trials = []
+    for index, layer in enumerate(layers):
+        changed = quantizer.quantize_only({layer: precision})
+        view = GraphView(changed)
+        new = [node_name(node) for node in view.nodes if original.get(node_name(node)) != node.SerializeToString()]
+        cut = downstream_cut(changed, new)
+        part = extract(changed, cut.inputs, cut.outputs)
+        path = folder / f"{index}.onnx"
+        onnx.save(part, path)
+        trials.append(LayerTrial(layer, path, tuple(value.name for value in part.graph.input)))
+    return tuple(trials)
+
+
+def run_trials(
+    model: onnx.ModelProto,
+    trials: Sequence[LayerTrial],
+    feeds: Iterable[Feeds],
+    judge: Callable[[int, str | None, Outputs], None],
+    *,
+    cache_bytes: int = 320 << 20,
+    threads: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Run the float network once and every trial once on each photo.
+
+    ``judge(photo, layer, outputs)`` receives the network's outputs: first with ``layer`` None, the float network's own, then
+    one call per trial (outputs that a trial does not reach are the float ones). ``progress`` is called with the number of
+    trials run. At most ``cache_bytes`` of float tensors are held at a time, and always those of one photo.
+    """
+    view = GraphView(model)
+    cached = list(dict.fromkeys(name for trial in trials for name in trial.inputs if name not in view.inputs))
+    bytes_each = 4 * sum(prod(view.shape(name) or (1,)) for name in cached)
+    group_size = max(1, cache_bytes // max(bytes_each, 1))
+    done = 0
+    with OnnxRuntimeCpu(_with_outputs(model, cached), threads=threads) as float_runner:
+        for first, group in _groups(feeds, group_size):
+            tensors: list[dict[str, NDArray[Any]]] = []
+            for index, feed in enumerate(group):
+                values = {**feed, **float_runner.infer(feed)}
+                judge(first + index, None, {name: values[name] for name in view.outputs})
+                tensors.append(values)
+            for trial in trials:
+                with OnnxRuntimeCpu(trial.part, threads=threads) as runner:
+                    for index, values in enumerate(tensors):
+                        outputs = runner.infer({name: values[name] for name in trial.inputs})
+                        unchanged = {name: values[name] for name in view.outputs if name not in outputs}
+                        judge(first + index, trial.layer, {**unchanged, **outputs})
+                done += len(tensors)
+                if progress is not None:
+                    progress(done)
+
+
+def _groups(feeds: Iterable[Feeds], size: int) -> Iterator[tuple[int, list[Feeds]]]:
+    group: list[Feeds] = []
+    first = 0
+    for feed in feeds:
+        group.append(feed)
+        if len(group) == size:
+            yield first, group
+            first, group = first + size, []
+    if group:
+        yield first, group
+
+
+def _with_outputs(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:
+    view = GraphView(model)
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for name in tensors:
+        if name not in view.outputs:
+            copy.graph.output.append(helper.make_tensor_value_info(name, view.elem_type(name), view.shape(name)))
+    return copy
+

@@ -1,0 +1,289 @@
+"""Small ONNX networks that many tests share, and the folder of real data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+KEYPOINTS = 17
+BINS = 16
+STRIDES = (8, 16, 32)
+
+
+class NetworkBuilder:
+    """Adds nodes one by one; every method returns the name of the tensor it makes. Weights come from ``seed``."""
+
+    def __init__(self, seed: int = 0, activation: str = "silu", batch_norm: bool = True) -> None:
+        self.random = np.random.default_rng(seed)
+        self.activation = activation
+        self.batch_norm = batch_norm
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: list[onnx.TensorProto] = []
+
+    def constant(self, name: str, value: Any, dtype: Any = np.float32) -> str:
+        self.initializers.append(numpy_helper.from_array(np.array(value, dtype=dtype), name))
+        return name
+
+    def node(self, op_type: str, inputs: Sequence[str], output: str | Sequence[str], **attributes: Any) -> str:
+        outputs = [output] if isinstance(output, str) else list(output)
+        self.nodes.append(helper.make_node(op_type, list(inputs), outputs, name=f"{outputs[0]}.node", **attributes))
+        return outputs[0]
+
+    def weights(self, name: str, shape: tuple[int, ...], fan_in: float) -> str:
+        return self.constant(name, self.random.normal(0, np.sqrt(2 / fan_in), shape))
+
+    def plain_conv(
+        self, name: str, x: str, c_in: int, c_out: int, *, kernel: int, stride: int = 1, gain: float = 1, bias: Any = 0
+    ) -> str:
+        """Convolution alone; ``gain`` widens its outputs and ``bias``, one or ``c_out`` values, shifts them."""
+        weight = self.weights(f"{name}.weight", (c_out, c_in, kernel, kernel), c_in * kernel**2 / gain**2)
+        bias = self.constant(f"{name}.bias", self.random.normal(0, 0.1, c_out) + bias)
+        pads, kernel_shape = [kernel // 2] * 4, [kernel] * 2
+        output = f"{name}.out"
+        self.nodes.append(
+            helper.make_node(
+                "Conv", [x, weight, bias], [output], name, kernel_shape=kernel_shape, strides=[stride] * 2, pads=pads
+            )
+        )
+        return output
+
+    def act(self, name: str, x: str) -> str:
+        if self.activation == "relu":
+            return self.node("Relu", [x], f"{name}.act")
+        return self.node("Mul", [x, self.node("Sigmoid", [x], f"{name}.sigmoid")], f"{name}.act")
+
+    def conv(self, name: str, x: str, c_in: int, c_out: int, *, kernel: int = 1, stride: int = 1) -> str:
+        """Conv, batch norm unless ``batch_norm`` is False, activation."""
+        x = self.plain_conv(name, x, c_in, c_out, kernel=kernel, stride=stride)
+        return self.act(name, self.norm(f"{name}.bn", x, c_out) if self.batch_norm else x)
+
+    def norm(self, name: str, x: str, channels: int) -> str:
+        scale = self.constant(f"{name}.scale", self.random.uniform(0.8, 1.2, channels))
+        shift = self.constant(f"{name}.shift", self.random.normal(0, 0.1, channels))
+        mean = self.constant(f"{name}.mean", self.random.normal(0, 0.1, channels))
+        variance = self.constant(f"{name}.variance", self.random.uniform(0.6, 1.4, channels))
+        return self.node("BatchNormalization", [x, scale, shift, mean, variance], f"{name}.out", epsilon=1e-3)
+
+    def model(
+        self, inputs: dict[str, Sequence[Any]], outputs: dict[str, Sequence[Any] | None], opset: int = 13
+    ) -> onnx.ModelProto:
+        values = [
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in group.items()]
+            for group in (inputs, outputs)
+        ]
+        graph = helper.make_graph(self.nodes, "test", values[0], values[1], self.initializers)
+        opsets = [helper.make_opsetid("", opset)]
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=helper.find_min_ir_version_for(opsets))
+        model.producer_name = "tests"
+        return model
+
+
+def _backbone(net: NetworkBuilder) -> list[tuple[str, int]]:
+    """Features at strides 8, 16 and 32: residual add, Split and Concat, SPPF max-pools, Resize and a skip."""
+    x = net.conv("stem", "images", 3, 8, kernel=3, stride=2)
+    x = net.conv("down4", x, 8, 16, kernel=3, stride=2)
+    x = net.conv("c2f.in", x, 16, 16)
+    net.node("Split", [x, net.constant("c2f.halves", [8, 8], np.int64)], ["c2f.left", "c2f.right"], axis=1)
+    inner = net.conv("c2f.b", net.conv("c2f.a", "c2f.right", 8, 8, kernel=3), 8, 8, kernel=3)
+    added = net.node("Add", ["c2f.right", inner], "c2f.add")
+    x = net.node("Concat", ["c2f.left", "c2f.right", added], "c2f.concat", axis=1)
+    x = net.conv("c2f.out", x, 24, 16)
+    level8 = net.conv("down8", x, 16, 24, kernel=3, stride=2)
+    level16 = net.conv("down16", level8, 24, 32, kernel=3, stride=2)
+    level32 = net.conv("down32", level16, 32, 32, kernel=3, stride=2)
+    x = net.conv("sppf.in", level32, 32, 16)
+    pool = {"kernel_shape": [5, 5], "strides": [1, 1], "pads": [2, 2, 2, 2]}
+    pooled = net.node("MaxPool", [x], "sppf.pool1", **pool)
+    pooled2 = net.node("MaxPool", [pooled], "sppf.pool2", **pool)
+    x = net.node("Concat", [x, pooled, pooled2], "sppf.concat", axis=1)
+    level32 = net.conv("sppf.out", x, 48, 32)
+    scales = net.constant("up.scales", [1, 1, 2, 2])
+    up = net.node(
+        "Resize",
+        [level32, "", scales],
+        "up",
+        mode="nearest",
+        coordinate_transformation_mode="asymmetric",
+        nearest_mode="floor",
+    )
+    level16 = net.conv("neck16", net.node("Concat", [up, level16], "up.concat", axis=1), 64, 32, kernel=3)
+    return [(level8, 24), (level16, 32), (level32, 32)]
+
+
+def _static_anchors(net: NetworkBuilder, input_size: int) -> tuple[str, str]:
+    """Cell centres (1, 2, A) in cells, x before y, and strides (1, 1, A)."""
+    points, strides = [], []
+    for stride in STRIDES:
+        cells = np.arange(input_size // stride) + 0.5
+        y, x = np.meshgrid(cells, cells, indexing="ij")
+        points.append(np.stack([x.ravel(), y.ravel()]))
+        strides.append(np.full(x.size, stride))
+    return (
+        net.constant("anchors", np.concatenate(points, 1)[None]),
+        net.constant("strides", np.concatenate(strides)[None, None]),
+    )
+
+
+def _axis_cells(net: NetworkBuilder, prefix: str, features: str, axis: int) -> tuple[str, str]:
+    """Cell centres along one axis of ``features`` and their count, computed in the graph from its shape."""
+    name = f"{prefix}.{'nchw'[axis]}"
+    shape = net.node("Shape", [features], f"{name}.shape")
+    count = net.node("Gather", [shape, net.constant(f"{name}.axis", axis, np.int64)], f"{name}.count", axis=0)
+    zero, one = net.constant(f"{name}.zero", 0, np.int64), net.constant(f"{name}.one", 1, np.int64)
+    cells = net.node("Cast", [net.node("Range", [zero, count, one], f"{name}.range")], f"{name}.cells", to=1)
+    centres = net.node("Add", [cells, net.constant(f"{name}.half", 0.5)], f"{name}.centres")
+    axis0 = net.constant(f"{name}.axis0", [0], np.int64)
+    return centres, net.node("Unsqueeze", [count, axis0], f"{name}.length")
+
+
+def _dynamic_anchors(net: NetworkBuilder, features: Sequence[str]) -> tuple[str, str]:
+    """As ``_static_anchors``, but from the shapes of the feature maps, as exporters with dynamic axes write it."""
+    points, strides = [], []
+    flat = net.constant("anchors.flat", [1, 1, -1], np.int64)
+    for level, (feature, stride) in enumerate(zip(features, STRIDES, strict=True)):
+        name = f"anchors{level}"
+        ys, rows = _axis_cells(net, name, feature, 2)
+        xs, columns = _axis_cells(net, name, feature, 3)
+        grid = net.node("Concat", [rows, columns], f"{name}.grid", axis=0)
+        axes = net.constant(f"{name}.axes", [1], np.int64)
+        x = net.node("Expand", [xs, grid], f"{name}.x")
+        y = net.node("Expand", [net.node("Unsqueeze", [ys, axes], f"{name}.column"), grid], f"{name}.y")
+        halves = [net.node("Reshape", [half, flat], f"{half}.flat") for half in (x, y)]
+        points.append(net.node("Concat", halves, f"{name}.xy", axis=1))
+        value = numpy_helper.from_array(np.array([stride], dtype=np.float32))
+        filled = net.node("ConstantOfShape", [grid], f"{name}.filled", value=value)
+        strides.append(net.node("Reshape", [filled, flat], f"{name}.strides"))
+    return net.node("Concat", points, "anchors", axis=2), net.node("Concat", strides, "strides", axis=2)
+
+
+def _pose_head(net: NetworkBuilder, features: Sequence[tuple[str, int]], input_size: int | None) -> None:
+    """Boxes by DFL, one score and 17 keypoints per cell, decoded to pixels as YOLOv8-pose does: ``output0``."""
+    branches = {"box": 4 * BINS, "score": 1, "keypoints": 3 * KEYPOINTS}
+    # Near bins likelier than far ones and scores spread over (0, 1), so that boxes and rankings are worth comparing.
+    biases: dict[str, Any] = {"box": np.tile(-0.5 * np.arange(BINS), 4), "score": -2.0, "keypoints": 0.0}
+    joined: dict[str, str] = {}
+    for branch, channels in branches.items():
+        flat: list[str] = []
+        for level, (feature, c_in) in enumerate(features):
+            name = f"head.{branch}.{level}"
+            x = net.conv(f"{name}.0", feature, c_in, 16, kernel=3)
+            x = net.plain_conv(f"{name}.1", x, 16, channels, kernel=1, gain=2, bias=biases[branch])
+            shape = net.constant(f"{name}.shape", [1, channels, -1], np.int64)
+            flat.append(net.node("Reshape", [x, shape], f"{name}.flat"))
+        joined[branch] = net.node("Concat", flat, f"{branch}.joined", axis=2)
+    static = input_size is not None
+    anchors, strides = _static_anchors(net, input_size) if static else _dynamic_anchors(net, [f for f, _ in features])
+
+    bins = net.node(
+        "Reshape", [joined["box"], net.constant("dfl.bins.shape", [1, 4, BINS, -1], np.int64)], "dfl.reshape"
+    )
+    bins = net.node("Softmax", [net.node("Transpose", [bins], "dfl.t", perm=[0, 2, 1, 3])], "dfl.softmax", axis=1)
+    weight = net.constant("dfl.conv.weight", np.arange(BINS).reshape(1, BINS, 1, 1))
+    expected = net.node("Conv", [bins, weight], "dfl.conv", kernel_shape=[1, 1])
+    sides = net.node("Reshape", [expected, net.constant("dfl.shape", [1, 4, -1], np.int64)], "dfl.sides")
+    net.node("Split", [sides, net.constant("dfl.halves", [2, 2], np.int64)], ["dfl.lt", "dfl.rb"], axis=1)
+    low = net.node("Sub", [anchors, "dfl.lt"], "box.low")
+    high = net.node("Add", [anchors, "dfl.rb"], "box.high")
+    centre = net.node("Mul", [net.node("Add", [low, high], "box.sum"), net.constant("half", 0.5)], "box.centre")
+    size = net.node("Sub", [high, low], "box.size")
+    box = net.node("Mul", [net.node("Concat", [centre, size], "box.cells", axis=1), strides], "box.pixels")
+
+    score = net.node("Sigmoid", [joined["score"]], "score.sigmoid")
+    keypoints = net.node(
+        "Reshape", [joined["keypoints"], net.constant("kp.shape", [1, KEYPOINTS, 3, -1], np.int64)], "kp.reshape"
+    )
+    net.node("Split", [keypoints, net.constant("kp.parts", [2, 1], np.int64)], ["kp.xy", "kp.conf"], axis=2)
+    kp_axes = net.constant("kp.axes", [1], np.int64)
+    corner = net.node("Sub", [anchors, net.constant("kp.half", 0.5)], "kp.corner")
+    xy = net.node("Mul", ["kp.xy", net.constant("kp.two", 2.0)], "kp.doubled")
+    xy = net.node("Add", [xy, net.node("Unsqueeze", [corner, kp_axes], "kp.corner4")], "kp.cells")
+    xy = net.node("Mul", [xy, net.node("Unsqueeze", [strides, kp_axes], "kp.strides")], "kp.pixels")
+    parts = net.node("Concat", [xy, net.node("Sigmoid", ["kp.conf"], "kp.sigmoid")], "kp.concat", axis=2)
+    flat_shape = net.constant("kp.flat.shape", [1, 3 * KEYPOINTS, -1], np.int64)
+    keypoints = net.node("Reshape", [parts, flat_shape], "kp.flat")
+    net.node("Concat", [box, score, keypoints], "output0", axis=1)
+
+
+@pytest.fixture(scope="session")
+def network_builder() -> type[NetworkBuilder]:
+    """The class itself: ``network_builder(seed=1)`` starts a network."""
+    return NetworkBuilder
+
+
+@pytest.fixture(scope="session")
+def tiny_pose_model() -> Callable[..., onnx.ModelProto]:
+    """Factory of a YOLOv8-pose in small: ``images`` (1, 3, 64, 64) → ``output0`` (1, 56, 84).
+
+    Rows of the output: cx, cy, w, h in pixels, score, 17 × (x, y, confidence). ``activation`` is silu or relu,
+    ``batch_norm=False`` writes convolutions that are folded already, ``input_size`` is a multiple of 32.
+    """
+
+    def build(
+        activation: str = "silu", seed: int = 0, batch_norm: bool = True, input_size: int = 64, opset: int = 13
+    ) -> onnx.ModelProto:
+        net = NetworkBuilder(seed, activation, batch_norm)
+        _pose_head(net, _backbone(net), input_size)
+        anchors = sum((input_size // stride) ** 2 for stride in STRIDES)
+        return net.model({"images": (1, 3, input_size, input_size)}, {"output0": (1, 56, anchors)}, opset)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def dynamic_pose_model() -> Callable[..., onnx.ModelProto]:
+    """The same network with batch, height and width left open and its anchors computed from shapes in the graph."""
+
+    def build(activation: str = "silu", seed: int = 0, opset: int = 13) -> onnx.ModelProto:
+        net = NetworkBuilder(seed, activation)
+        _pose_head(net, _backbone(net), None)
+        return net.model({"images": ("batch", 3, "height", "width")}, {"output0": ("batch", 56, "anchors")}, opset)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def mixed_layers_model() -> Callable[..., onnx.ModelProto]:
+    """Every kind of layer: Conv, grouped ConvTranspose, Gemm of both orders, MatMul with its weight on either side.
+
+    ``images`` (1, 3, 16, 16) → ``output0`` (1, 10); ConvTranspose and the first Gemm are followed by batch norms, and
+    a MatMul of two activations (an attention) stands in between.
+    """
+
+    def build(seed: int = 0, opset: int = 13) -> onnx.ModelProto:
+        net = NetworkBuilder(seed, "relu")
+        x = net.conv("conv", "images", 3, 8, kernel=3, stride=2)
+        weight = net.weights("up.weight", (8, 3, 2, 2), 8)
+        bias = net.constant("up.bias", net.random.normal(0, 0.1, 6))
+        up = {"kernel_shape": [2, 2], "strides": [2, 2], "group": 2}
+        x = net.act("up", net.norm("up.bn", net.node("ConvTranspose", [x, weight, bias], "up.out", **up), 6))
+        tokens = net.node("Reshape", [x, net.constant("tokens.shape", [1, 6, 256], np.int64)], "tokens")
+        left = net.node("MatMul", [net.weights("left.weight", (5, 6), 6), tokens], "left")
+        right = net.node("MatMul", [tokens, net.weights("right.weight", (256, 12), 256)], "right")
+        swapped = net.node("Transpose", [left], "left.t", perm=[0, 2, 1])
+        attention = net.node("MatMul", [swapped, net.node("MatMul", [left, swapped], "scores")], "attention")
+        flat = [net.node("Flatten", [part], f"{part}.flat", axis=1) for part in (attention, right)]
+        x = net.node("Concat", flat, "joined", axis=1)
+        fan_in = 256 * 5 + 6 * 12
+        weight = net.weights("fc1.weight", (20, fan_in), fan_in)
+        bias = net.constant("fc1.bias", net.random.normal(0, 0.1, 20))
+        x = net.node("Gemm", [x, weight, bias], "fc1.out", transB=1, alpha=0.5, beta=2.0)
+        x = net.act("fc1", net.norm("fc1.bn", x, 20))
+        net.node("Gemm", [x, net.weights("fc2.weight", (20, 10), 20)], "output0")
+        return net.model({"images": (1, 3, 16, 16)}, {"output0": (1, 10)}, opset)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder with real photos and networks beside the checkout; skips the test where it is absent."""
+    folder = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"the real photos and networks are not there: {folder}")
+    return folder
