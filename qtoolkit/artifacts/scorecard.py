@@ -41,8 +41,9 @@ class DataFacts(_Record):
 
 
 class LatencyFigures(_Record):
-    """Latency of one variant on one target; ``ratio`` is p50 over the float network's in the same run, with its interval.
+    """Latency of one variant on one target.
 
+    ``ratio`` is p50 over the float network's in the same run, ``ratio_lo`` to ``ratio_hi`` its interval.
     ``measured`` False means it comes from a model of the device, with ``error_band_pct``. ``conditions`` holds threads,
     batch, warm-up, counts and runtime options.
     """
@@ -66,9 +67,9 @@ class LatencyFigures(_Record):
 class ScorecardRow(_Record):
     """One variant: ``float``, ``16bit``, ``int8``, ``mixed`` (``-qat`` behind the name where it was finetuned).
 
-    ``weights_bits`` and ``activation_bits`` are the lowest in use. AP values are 0–100, ``retention`` is ap / ap of float,
-    ``agreement`` the AP with the float network's own confident poses as ground truth. ``accuracy_on`` names the runtime that
-    computed them. None: not measured, or not to be had (no labels).
+    ``weights_bits`` and ``activation_bits`` are the lowest in use. AP values are 0–100, ``retention`` is ap / ap of
+    float, ``agreement`` the AP with the float network's own confident poses as ground truth. ``accuracy_on`` names the
+    runtime that computed them. None: not measured, or not to be had (no labels).
     """
 
     variant: str

@@ -19,7 +19,8 @@ class LayerSensitivity(BaseModel):
     """One layer: its loss when it alone is quantized, and what it costs to keep it at 16 bit.
 
     ``loss`` is in the unit of the metric (oks: mean of 1 − OKS, 0–1; sqnr: NMSE, noise over signal); more is worse.
-    ``sqnr_db`` is the same noise in decibels, None where it was not measured. ``macs_share`` is of all layers' MACs, 0–1.
+    ``sqnr_db`` is the same noise in decibels, None where it was not measured. ``macs_share`` is of all layers' MACs,
+    0–1.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -35,8 +36,8 @@ class LayerSensitivity(BaseModel):
 class Sensitivity(BaseModel):
     """Sensitivity of every layer, in network order; ``ranking`` gives them by loss.
 
-    ``images`` photos of the calibration set were used, ``people`` poses on them. ``seconds`` is the wall time it took,
-    None where the ranking was read from a file.
+    ``images`` photos of the calibration set were used, ``people`` poses on them (0 where the metric is not oks).
+    ``seconds`` is the wall time it took.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -25,12 +25,13 @@ class Target(BaseModel):
     """Device, runtime, allowed precisions and the places where Q/DQ may stand.
 
     - ``int8_layers``: operators of layers that can run with 8-bit tensors.
-    - ``activation_8bit``, ``activation_16bit``, ``weight_8bit``, ``weight_16bit``: integer grids; ``per_channel_weights``.
+    - ``activation_8bit``, ``activation_16bit``, ``weight_8bit``, ``weight_16bit``: integer grids;
+      ``per_channel_weights``.
     - ``wide_kinds``: the 16-bit precisions it takes, its own default first.
-    - ``quantize_layer_outputs``: a Q must stand behind an integer layer too, or the runtime runs it in float; behind one
-      of ``fused_activations`` where such an operator follows, because the runtime fuses the two.
-    - ``int8_ops``: operators with 8-bit kernels that read and write tensors of different scales; ``shape_ops``: operators
-      that pass 8-bit values on, so that input and output share their quantization parameters.
+    - ``quantize_layer_outputs``: a Q must stand behind an integer layer too, or the runtime runs it in float; behind
+      one of ``fused_activations`` where such an operator follows, because the runtime fuses the two.
+    - ``int8_ops``: operators with 8-bit kernels that read and write tensors of different scales; ``shape_ops``:
+      operators that pass 8-bit values on, so that input and output share their quantization parameters.
     - ``quantize_residual_adds``: both inputs of a residual Add carry Q/DQ, though the Add itself is no layer.
     - ``concat_forces_inputs``: a Concat that is read at 16 bit forces the layers behind its inputs to 16 bit (TIDL).
     - ``wide_is_slower_note``: what a table must say of 16-bit latency on this target.

@@ -84,6 +84,7 @@ class OnnxRuntimeCpu(Runner):
     graph; ``none`` runs every node as written, which bit-exact comparisons need. ``profile``: the runtime's profile
     (Chrome trace JSON) is written there on close. ``spinning``: whether idle threads poll for work (faster within one
     session, but they go on for tens of milliseconds after an inference and slow whatever else runs then).
+    ``low_memory``: order the nodes so that tensors die early. A network with many extra outputs holds far less at once.
     """
 
     name = "ort-cpu"
@@ -96,6 +97,7 @@ class OnnxRuntimeCpu(Runner):
         graph_optimization: GraphOptimization = "all",
         profile: Path | None = None,
         spinning: bool = True,
+        low_memory: bool = False,
     ) -> None:
         super().__init__()
         if graph_optimization not in get_args(GraphOptimization):
@@ -114,6 +116,7 @@ class OnnxRuntimeCpu(Runner):
         self._graph_optimization = graph_optimization
         self._profile = profile
         self._spinning = spinning
+        self._low_memory = low_memory
         self._session: onnxruntime.InferenceSession | None = None
 
     def conditions(self) -> dict[str, Condition]:
@@ -155,6 +158,8 @@ class OnnxRuntimeCpu(Runner):
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
         options.graph_optimization_level = _LEVELS[self._graph_optimization]
+        if self._low_memory:
+            options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
         if not self._spinning:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if self._profile is not None:

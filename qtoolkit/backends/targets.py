@@ -1,4 +1,4 @@
-"""The targets: what each can do is a row here, not an ``if`` elsewhere. Fields are explained in ``artifacts.target``."""
+"""The targets: what each can do is a row here, not an ``if`` elsewhere. ``artifacts.target`` explains the fields."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SIGNED_16 = GridSpec(bit_width=16, signed=True, symmetric=True)
 
 _ORT_CPU = Target(
     name="ort-cpu",
-    backend="onnxruntime-cpu",
+    backend="ort-cpu",
     description="ONNX Runtime on a processor: the embedded default and the edge PC",
     activation_8bit=GridSpec(bit_width=8, signed=False, symmetric=False),
     activation_16bit=GridSpec(bit_width=16, signed=False, symmetric=False),

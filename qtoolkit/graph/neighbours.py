@@ -14,9 +14,9 @@ __all__ = ["wide_implications"]
 def wide_implications(model: onnx.ModelProto, target: Target) -> tuple[tuple[str, str], ...]:
     """Pairs (a, b) of layers: if a is at 16 bit, b must be too.
 
-    Rule ``concat_forces_inputs``: a Concat cannot change precision, so a layer that reads one at 16 bit needs all that goes
-    into it at 16 bit: the layers nearest behind its inputs. Concats behind one another pass the demand on. A target without
-    such a rule gives no pair.
+    Rule ``concat_forces_inputs``: a Concat cannot change precision, so a layer that reads one at 16 bit needs all that
+    goes into it at 16 bit: the layers nearest behind its inputs. Concats behind one another pass the demand on. A
+    target without such a rule gives no pair.
     """
     if not target.concat_forces_inputs:
         return ()

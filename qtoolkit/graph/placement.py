@@ -4,20 +4,21 @@ Rules, in the order in which they are applied (the decode tail, everything behin
 
 1. The input of an integer layer is quantized, at the layer's own bit width.
 2. Where the target quantizes layer outputs, a Q stands behind each 8-bit layer that is not a last one: behind the fused
-   activation function where the target fuses it and nobody else reads the tensor before it, else right behind the layer.
-3. An operator of ``int8_ops`` or ``shape_ops`` runs in 8 bit if some 8-bit layer or operator wants its output, and one of
-   its inputs comes out of an 8-bit layer or operator; then its inputs and outputs are quantized too. An operator with a
-   constant operand beside its data (x · 0.5) stays in float.
+   activation function where the target fuses it and nobody else reads the tensor before it, else right behind the
+   layer.
+3. An operator of ``int8_ops`` or ``shape_ops`` runs in 8 bit if some 8-bit layer or operator wants its output, and one
+   of its inputs comes out of an 8-bit layer or operator; then its inputs and outputs are quantized too. An operator
+   with a constant operand beside its data (x · 0.5) stays in float.
 4. A tensor that comes out of an 8-bit layer or operator is read through its Q/DQ by everybody: a reader of the
    unquantized value would keep the runtime from fusing the Q. Graph outputs alone keep their float value.
 5. Where the target asks for it, both inputs of a residual Add between 8-bit layers are quantized.
-6. Tensors that an operator of ``shape_ops`` connects share their quantization parameters. A tensor that only a Concat
-   reads takes the parameters of the Concat's output, which saves it a second rounding.
+6. Tensors that an operator of ``shape_ops`` connects share their range. An 8-bit tensor that only a Concat reads takes
+   the range of the Concat's output, which saves it a second rounding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import onnx
@@ -34,8 +35,8 @@ __all__ = ["Placement", "QuantizedTensor", "place_qdq"]
 class QuantizedTensor:
     """One Q/DQ pair: behind ``tensor``, at ``bit_width`` 8 or 16.
 
-    ``readers`` are the nodes (by name) that read the DQ's output; None means all of them. ``range_of`` is the tensor whose
-    clipping range the pair uses: itself, or the one it shares quantization parameters with.
+    ``readers`` are the nodes (by name) that read the DQ's output; None means all of them. ``range_of`` is the tensor
+    whose clipping range the pair uses: itself, or the one it shares quantization parameters with.
     """
 
     tensor: str
@@ -87,10 +88,9 @@ def place_qdq(model: onnx.ModelProto, precisions: Mapping[str, Precision], targe
         _add(pairs, tensor, 8, None if tensor in flow.made_8bit else _int8_readers(flow, tensor))
     if target.quantize_residual_adds:
         _residual_adds(flow, pairs)
-    shared = _share_ranges(flow, {tensor for tensor, bits in pairs if bits == 8})
     tensors = {
-        key: QuantizedTensor(key[0], key[1], None if readers is None else frozenset(readers), shared.get(key[0], key[0]))
-        for key, readers in pairs.items()
+        (tensor, bits): QuantizedTensor(tensor, bits, None if readers is None else frozenset(readers), source)
+        for (tensor, bits), readers, source in _with_range_sources(flow, pairs)
     }
     return Placement(tensors, integer)
 
@@ -132,11 +132,14 @@ def _make_8bit(flow: _Flow) -> None:
         if flow.is_int8_layer(index):
             if name not in flow.last:
                 flow.made_8bit.add(_output_behind_fusion(flow, flow.layers[name].output))
-        elif index in flow.capable and any(output in flow.wanted for output in node.output):
+        elif (
+            index in flow.capable
+            and any(output in flow.wanted for output in node.output)
             # Without one 8-bit input the operator is better left in float, and its output quantized once.
-            if any(tensor in flow.made_8bit for tensor in _data_inputs(flow.view, node)):
-                flow.int8_nodes.add(index)
-                flow.made_8bit.update(output for output in node.output if output)
+            and any(tensor in flow.made_8bit for tensor in _data_inputs(flow.view, node))
+        ):
+            flow.int8_nodes.add(index)
+            flow.made_8bit.update(output for output in node.output if output)
 
 
 def _output_behind_fusion(flow: _Flow, tensor: str) -> str:
@@ -210,21 +213,29 @@ def _near_int8_layer(flow: _Flow, node: onnx.NodeProto) -> bool:
     return reaches(node.input, forward=False) and reaches(node.output, forward=True)
 
 
-def _share_ranges(flow: _Flow, quantized: set[str]) -> dict[str, str]:
-    """Tensor → the tensor whose range it uses, for those that do not use their own."""
-    view, target = flow.view, flow.target
-    source: dict[str, str] = {}
-    for node in view.nodes:
-        if node.op_type == "Concat" and node.output[0] in quantized:
-            for tensor in node.input:
-                if tensor in quantized and len(view.consumer_indices(tensor)) == 1 and tensor not in view.outputs:
-                    source[tensor] = str(node.output[0])
-    # The parameters of a chain of shape operators are those of its first tensor. If its end is read only by a Concat, the
-    # chain's own range stands: the Concat's would coarsen all the others.
-    for node in view.nodes:
-        if node.op_type in target.shape_ops and node.input and node.input[0] in quantized:
-            source.update((output, node.input[0]) for output in node.output if output in quantized)
-    return {tensor: _root(source, tensor) for tensor in source if _root(source, tensor) != tensor}
+def _with_range_sources(
+    flow: _Flow, pairs: Mapping[tuple[str, int], set[str] | None]
+) -> Iterator[tuple[tuple[str, int], set[str] | None, str]]:
+    """Each pair with its readers and the tensor whose range it uses: mostly its own, else by rule 6."""
+    view = flow.view
+    # The range of a chain of shape operators is that of its first tensor, quantized itself or not.
+    behind_shapes = {
+        str(output): str(node.input[0])
+        for node in view.nodes
+        if node.op_type in flow.target.shape_ops and node.input and not view.is_constant(node.input[0])
+        for output in node.output
+    }
+    into_concat = {
+        str(tensor): str(node.output[0])
+        for node in view.nodes
+        if node.op_type == "Concat" and (node.output[0], 8) in pairs
+        for tensor in node.input
+        if (tensor, 8) in pairs and len(view.consumer_indices(tensor)) == 1 and tensor not in view.outputs
+    }
+    # If the end of a chain is read only by a Concat, the chain's own range stands: the Concat's would coarsen the others.
+    for (tensor, bits), readers in pairs.items():
+        sources = into_concat | behind_shapes if bits == 8 else behind_shapes
+        yield (tensor, bits), readers, _root(sources, tensor)
 
 
 def _root(source: Mapping[str, str], tensor: str) -> str:
@@ -233,4 +244,3 @@ def _root(source: Mapping[str, str], tensor: str) -> str:
         tensor = following
         seen.add(tensor)
     return tensor
-

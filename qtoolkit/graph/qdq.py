@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper, version_converter
 from qtoolkit.errors import ModelFileError
 from qtoolkit.graph.layers import Layer, find_layers
 from qtoolkit.graph.placement import Placement, QuantizedTensor
-from qtoolkit.graph.view import node_name
+from qtoolkit.graph.view import captured_names, node_name
 from qtoolkit.numerics.affine import IntegerGrid, QuantParams, quantize
 
 __all__ = ["LayerWeights", "insert_qdq"]
@@ -28,8 +28,8 @@ _BIAS_LIMIT = float(2**31 - 1)
 class LayerWeights:
     """Weight of one integer layer on its grid, and its bias.
 
-    ``weight`` integers of the float weight's shape; ``bias`` int32 ``(Cout,)`` with ``bias_params`` where the target adds it
-    in integers, else None: then it stays the float constant it was.
+    ``weight`` integers of the float weight's shape; ``bias`` int32 ``(Cout,)`` with ``bias_params`` where the target
+    adds it in integers, else None: then it stays the float constant it was.
     """
 
     weight: NDArray[np.integer[Any]]
@@ -47,12 +47,15 @@ class LayerWeights:
     ) -> LayerWeights:
         """Round a weight to its grid; with ``input_scale``, a bias ``(Cout,)`` too, at scale input × weight.
 
-        A bias that int32 cannot hold at that scale (a channel of nearly zero weights) raises that channel's weight scale.
+        A bias that int32 cannot hold at that scale (a channel of nearly zero weights) raises that channel's weight
+        scale.
         """
         if bias is None or input_scale is None:
             return cls(quantize(weight, params), params)
         needed = (np.abs(bias.astype(np.float64)) / (_BIAS_LIMIT * input_scale)).astype(np.float32)
-        needed = np.nextafter(needed, np.float32(np.inf)) if params.axis is not None else np.float32(needed.max() * 1.0001)
+        needed = (
+            np.nextafter(needed, np.float32(np.inf)) if params.axis is not None else np.float32(needed.max() * 1.0001)
+        )
         if bool(np.any(needed > params.scale)):
             scale = np.asarray(np.maximum(params.scale, needed), np.float32)
             params = QuantParams(scale, params.zero_point, params.grid, params.axis)
@@ -70,9 +73,9 @@ def insert_qdq(
 ) -> onnx.ModelProto:
     """A copy of ``model`` (prepared, float) with Q/DQ pairs as ``placement`` says.
 
-    ``activations`` gives the quantization parameters of each placed (tensor, bit width), ``weights`` those of each integer
-    layer. Weights are stored as integers with a DQ behind them. 16-bit integers raise the opset to 21, where ONNX has
-    them; ModelFileError where the graph cannot be raised. Layer names, inputs and outputs stay as they were.
+    ``activations`` gives the quantization parameters of each placed (tensor, bit width), ``weights`` those of each
+    integer layer. Weights are stored as integers with a DQ behind them. 16-bit integers raise the opset to 21, where
+    ONNX has them; ModelFileError where the graph cannot be raised. Layer names, inputs and outputs stay as they were.
     """
     needs_16bit = any(bits == 16 for _, bits in placement.tensors) or any(
         weight.params.grid.bit_width == 16 for weight in weights.values()
@@ -138,7 +141,9 @@ class _Writer:
         self.initializers: dict[str, onnx.TensorProto] = {}
 
     def _constant(self, name: str, value: NDArray[Any]) -> str:
-        self.initializers.setdefault(name, numpy_helper.from_array(np.ascontiguousarray(value).reshape(value.shape), name))
+        self.initializers.setdefault(
+            name, numpy_helper.from_array(np.ascontiguousarray(value).reshape(value.shape), name)
+        )
         return name
 
     def _grid_inputs(self, name: str, params: QuantParams) -> list[str]:
@@ -159,7 +164,10 @@ class _Writer:
             )
             self.nodes.append(
                 helper.make_node(
-                    "DequantizeLinear", [name, *grid], [_dequantized(tensor, bits)], name=f"{tensor}/DequantizeLinear{bits}"
+                    "DequantizeLinear",
+                    [name, *grid],
+                    [_dequantized(tensor, bits)],
+                    name=f"{tensor}/DequantizeLinear{bits}",
                 )
             )
 
@@ -174,14 +182,17 @@ class _Writer:
         name = f"{layer.name}/{tensor}/quantized"
         inputs = [self._constant(name, value), *self._grid_inputs(name, params)]
         output = f"{layer.name}/{tensor}/dequantized"
-        axis = {} if params.axis is None else {"axis": params.axis}
-        self.nodes.append(helper.make_node("DequantizeLinear", inputs, [output], name=f"{output}/DequantizeLinear", **axis))
+        axis: dict[str, Any] = {} if params.axis is None else {"axis": params.axis}
+        self.nodes.append(
+            helper.make_node("DequantizeLinear", inputs, [output], name=f"{output}/DequantizeLinear", **axis)
+        )
         return output
 
     def finish(self) -> None:
         graph = self.model.graph
         nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in self.nodes]
-        used = {name for node in nodes for name in node.input} | {value.name for value in graph.output}
+        used = {name for node in nodes for name in (*node.input, *captured_names(node))}
+        used |= {value.name for value in graph.output}
         kept = [tensor for tensor in graph.initializer if tensor.name in used]
         del graph.node[:]
         graph.node.extend(nodes)

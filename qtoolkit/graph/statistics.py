@@ -1,7 +1,7 @@
 """Let the network measure itself: extra outputs that hold each tensor's extremes and a sample of its values.
 
-Reading whole activations out of the runtime costs more than the inference (a 640-pixel nano network makes 280 MB of them
-an image). Reduced inside the graph, by the runtime's own threads, they are a few kilobytes.
+Reading whole activations out of the runtime costs more than the inference (a 640-pixel nano network makes 280 MB of
+them an image). Reduced inside the graph, by the runtime's own threads, they are a few kilobytes.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ def add_statistics(
         size = prod(view.shape(tensor) or (1,))
         # An odd stride walks through all columns of a map whose width is even.
         stride = max(1, size // sample_size) | 1
-        names = [f"{tensor}/statistics/{part}" for part in ("stride", "minimum", "maximum", "values", "start", "sample")]
+        names = [
+            f"{tensor}/statistics/{part}" for part in ("stride", "minimum", "maximum", "values", "start", "sample")
+        ]
         constants[names[0]] = [stride]
         nodes += [
             helper.make_node("ReduceMin", [tensor], [names[1]], name=names[1], keepdims=0),

@@ -12,14 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 __all__ = ["ACTIVATIONS"]
 
-_Array = NDArray[np.floating[Any]]
+_Array = NDArray[np.float64]
 
 
 def _sigmoid(x: _Array) -> _Array:

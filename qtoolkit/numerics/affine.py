@@ -168,12 +168,7 @@ def scale_and_zero_point(
 
     Raises UsageError for a bound that is not finite, for lo > hi, and for a range too wide for float32.
     """
-    lowest, highest = np.asarray(lo, np.float64), np.asarray(hi, np.float64)
-    if not bool(np.all(np.isfinite(lowest) & np.isfinite(highest) & (lowest <= highest))):
-        raise UsageError(
-            "a clipping range cannot be used", expected="finite lo <= hi", found=f"lo {lowest}, hi {highest}"
-        )
-    lowest, highest = np.minimum(lowest, 0.0), np.maximum(highest, 0.0)
+    lowest, highest = _range_with_zero(lo, hi)
     levels = grid.qmax - grid.qmin
     exact = np.maximum(-lowest, highest) / grid.qmax if grid.symmetric else (highest - lowest) / levels
     scale = np.maximum(np.where(exact > 0, exact, 1.0), _SMALLEST_SCALE)
@@ -260,6 +255,15 @@ def dequantize(q: NDArray[np.integer[Any]], params: QuantParams) -> NDArray[np.f
 def fake_quantize(x: NDArray[np.floating[Any]], params: QuantParams) -> NDArray[np.float32]:
     """``dequantize(quantize(x))``: what remains of ``x`` on its grid; float32, shape of ``x``. Raises UsageError."""
     return dequantize(quantize(x, params), params)
+
+
+def _range_with_zero(lo: ArrayLike, hi: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    lowest, highest = np.asarray(lo, np.float64), np.asarray(hi, np.float64)
+    if not bool(np.all(np.isfinite(lowest) & np.isfinite(highest) & (lowest <= highest))):
+        raise UsageError(
+            "a clipping range cannot be used", expected="finite lo <= hi", found=f"lo {lowest}, hi {highest}"
+        )
+    return np.minimum(lowest, 0.0), np.maximum(highest, 0.0)
 
 
 def _checked_axis(shape: tuple[int, ...], axis: int) -> int:

@@ -24,11 +24,13 @@ ScalarFunction = Callable[[FloatArray], FloatArray]
 class Distribution:
     """Mass ``mass`` float64 ``(n,)`` (in sampled values), spread evenly from ``knots[i]`` to ``knots[i + 1]``.
 
-    ``knots`` float64 ``(n + 1,)`` never falls; a piece of zero width is a point mass.
+    ``knots`` float64 ``(n + 1,)`` never falls; a piece of zero width is a point mass. ``body`` is the part from the
+    first to the last sampled bin; outside it lie only extremes that the sample missed.
     """
 
     knots: FloatArray
     mass: FloatArray
+    body: tuple[float, float]
 
     @classmethod
     def of(cls, statistics: TensorStatistics, *, with_extremes: bool = False, parts: int = 1) -> Distribution:
@@ -75,7 +77,7 @@ class Moments:
         self, distribution: Distribution, function: ScalarFunction | None = None, weight: ScalarFunction | None = None
     ) -> None:
         """``function`` None is the identity; ``weight`` multiplies the mass of a piece, as a function of f there."""
-        self.knots = distribution.knots
+        self.knots, self.body = distribution.knots, distribution.body
         self._function = function
         f = self.knots if function is None else np.asarray(function(self.knots), np.float64)
         self._left, self._rise = f[:-1], np.diff(f)
@@ -139,8 +141,9 @@ def _occupied_bins(statistics: TensorStatistics, parts: int) -> tuple[FloatArray
 
 def _with_points(edges: FloatArray, mass: FloatArray, points: FloatArray, weights: FloatArray) -> Distribution:
     """Put point masses among the pieces, cutting the piece that one falls into."""
+    body = float(edges[0]), float(edges[-1])
     if points.size == 0:
-        return Distribution(edges, mass)
+        return Distribution(edges, mass, body)
     places, owner = np.unique(points, return_inverse=True)
     knots = np.sort(np.concatenate([edges, places, places]))
     # np.interp needs each edge once; pieces without width carry no mass by now.
@@ -148,7 +151,7 @@ def _with_points(edges: FloatArray, mass: FloatArray, points: FloatArray, weight
     running = np.concatenate([[0.0], np.cumsum(mass)])
     spread = np.diff(np.interp(knots, edges[steps], running[steps]))
     np.add.at(spread, np.searchsorted(knots, places), np.bincount(owner, weights, places.size))
-    return Distribution(knots, spread)
+    return Distribution(knots, spread, body)
 
 
 def _distance_to_mass(knots: FloatArray, mass: FloatArray, target: float) -> float:

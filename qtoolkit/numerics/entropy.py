@@ -16,7 +16,7 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 _CANDIDATES_PER_SIDE = 24
-_REFINED_PER_SIDE = 9
+_MOST_SWEEPS = 3
 _BATCH = 256
 
 
@@ -31,8 +31,8 @@ def entropy(statistics: TensorStatistics, grid: IntegerGrid) -> tuple[float, flo
 
     Exact zeros are left out: a grid keeps them, and the peak of a ReLU would hide the rest. Candidates are bin edges
     with at least one bin per level. With values on one side of 0, or a symmetric grid, all are tried; else pairs (lo,
-    hi), in three rounds from coarse to fine. Where the histogram has fewer bins than the grid has levels (16 bit) the
-    divergence says nothing, and the range is min-max.
+    hi), first coarsely, then all bounds of one side and of the other in turn. Where the histogram has no more bins
+    than the grid has levels (16 bit) the divergence says nothing, and the range is min-max. The range contains 0.
     """
     histogram = _Histogram(statistics)
     lo, hi = min(statistics.minimum, 0.0), max(statistics.maximum, 0.0)
@@ -41,11 +41,10 @@ def entropy(statistics: TensorStatistics, grid: IntegerGrid) -> tuple[float, flo
         return lo, hi
     if not grid.symmetric and lo < 0.0 < hi:
         return _search_pairs(histogram, grid, lo, hi)
-    farthest = max(-lo, hi)
-    outermost = int(np.ceil(farthest / histogram.width)) - 1
-    # Nearer than all bins (values far from 0) nothing would be left inside.
-    nearest = max(levels / 2 if grid.symmetric else levels, outermost - histogram.counts.size)
-    reach = np.append(farthest, np.arange(outermost, nearest, -1) * histogram.width)
+    reach = np.unique(np.abs(np.concatenate([histogram.side(lo), histogram.side(hi)])))[::-1]
+    # The exact extreme stays a candidate even where fewer bins than levels lie inside it.
+    enough = reach * (2 if grid.symmetric else 1) > levels * histogram.width
+    reach = np.append(reach[0], reach[1:][enough[1:]])
     none = np.zeros_like(reach)
     return _least(
         histogram,
@@ -71,29 +70,42 @@ class _Histogram:
         self.occupied = _running(counts > 0)
         self.c_log_c = _running(_x_log_x(counts))
 
+    def side(self, farthest: float) -> FloatArray:
+        """Candidate bounds from an exact extreme to 0: it, the bin edges between, and 0; float64 ``(m,)``."""
+        edges = self.lo + self.width * np.arange(self.counts.size + 1)
+        between = edges[(edges * np.sign(farthest) > 0.0) & (np.abs(edges) < abs(farthest))]
+        nearer = between[np.argsort(-np.abs(between))]
+        return np.concatenate([[farthest], nearer, [0.0]])
+
     def edge(self, x: FloatArray) -> IntArray:
         """Number of the bin edge nearest to x, from 0 to the number of bins."""
         return np.clip(np.rint((x - self.lo) / self.width), 0, self.counts.size).astype(np.int64)
 
 
 def _search_pairs(histogram: _Histogram, grid: IntegerGrid, lo: float, hi: float) -> tuple[float, float]:
-    """Best of a coarse grid of pairs, then twice of a finer one around the best so far."""
-    width, shortest = histogram.width, (grid.qmax - grid.qmin) * histogram.width
-    lo_spacing, hi_spacing = -lo / _CANDIDATES_PER_SIDE, hi / _CANDIDATES_PER_SIDE
-    steps = np.arange(_CANDIDATES_PER_SIDE)
-    los, his = lo + steps * lo_spacing, hi - steps * hi_spacing
-    best = lo, hi
-    for _ in range(3):
-        # Only whole bins can be told apart; the exact extremes stay candidates as they are.
-        los = np.where(los <= lo, lo, np.minimum(np.rint(los / width) * width, 0.0))
-        his = np.where(his >= hi, hi, np.maximum(np.rint(his / width) * width, 0.0))
-        pair_lo, pair_hi = (side.ravel() for side in np.meshgrid(np.unique(los), np.unique(his)[::-1], indexing="ij"))
-        enough = pair_hi - pair_lo >= shortest
-        best = _least(histogram, grid, np.append(best[0], pair_lo[enough]), np.append(best[1], pair_hi[enough]))
-        around = np.linspace(-1.0, 1.0, _REFINED_PER_SIDE)
-        los, his = best[0] + around * lo_spacing, best[1] + around * hi_spacing
-        lo_spacing, hi_spacing = (spacing * 2 / (_REFINED_PER_SIDE - 1) for spacing in (lo_spacing, hi_spacing))
+    """Best of a coarse grid of pairs; then, in turn, of all upper bounds for its lower one and the reverse.
+
+    The divergence is jagged (bins per level), so halving an interval would stop at the first notch.
+    """
+    los, his = histogram.side(lo), histogram.side(hi)
+    coarse = (side[:: -(-side.size // _CANDIDATES_PER_SIDE)] for side in (los, his))
+    best = _least_of_pairs(histogram, grid, (lo, hi), *coarse)
+    for _ in range(_MOST_SWEEPS):
+        before = best
+        best = _least_of_pairs(histogram, grid, best, np.array([best[0]]), his)
+        best = _least_of_pairs(histogram, grid, best, los, np.array([best[1]]))
+        if best == before:
+            break
     return best
+
+
+def _least_of_pairs(
+    histogram: _Histogram, grid: IntegerGrid, best: tuple[float, float], los: FloatArray, his: FloatArray
+) -> tuple[float, float]:
+    """The least of ``best`` and of all pairs of ``los`` and ``his`` that are wide enough, ``best`` first."""
+    pair_lo, pair_hi = (side.ravel() for side in np.meshgrid(los, his, indexing="ij"))
+    enough = pair_hi - pair_lo >= (grid.qmax - grid.qmin) * histogram.width
+    return _least(histogram, grid, np.append(best[0], pair_lo[enough]), np.append(best[1], pair_hi[enough]))
 
 
 def _least(histogram: _Histogram, grid: IntegerGrid, los: FloatArray, his: FloatArray) -> tuple[float, float]:

@@ -38,7 +38,7 @@ def mse(statistics: TensorStatistics, grid: IntegerGrid) -> tuple[float, float]:
 
     The error is that of the very grid ``params_from_range(lo, hi, grid)`` gives, with its power-of-two scale where it
     has one: clipping error plus rounding error, integrated exactly over each bin (only where more than 4096 steps
-    span the values is rounding taken as scale² / 12). Scales are searched from the min-max one down, until clipping
+    span the sample is rounding taken as scale² / 12). Scales are searched from the min-max one down, until clipping
     alone costs more than the best found, then more finely around the best; for an asymmetric grid every zero point is
     tried at each scale (16 bit: in two rounds). An all-zero tensor gives (0, 0).
     """
@@ -89,7 +89,7 @@ def _search(
 
 
 def _best_at_scale(moments: Moments, grid: IntegerGrid, scale: float, lo: float, hi: float) -> _Candidate:
-    rounding = _rounding_error(moments, scale, lo, hi)
+    rounding = _rounding_error(moments, scale)
     if grid.symmetric:
         zero_points = np.zeros(1)
     else:
@@ -122,12 +122,12 @@ def _least_error(
     return _Candidate(float(error[winner]), scale, int(zero_points[winner]), float(clipped.min()))
 
 
-def _rounding_error(moments: Moments, scale: float, lo: float, hi: float) -> tuple[FloatArray, FloatArray]:
-    """Places ``(m,)`` and the rounding error of all values up to each, for an endless grid of this scale.
+def _rounding_error(moments: Moments, scale: float) -> tuple[FloatArray, FloatArray]:
+    """Places ``(m,)`` and the rounding error of all sampled values up to each, for an endless grid of this scale.
 
     Places are the multiples of scale / 2: on either side of a level k·scale, up to the middle between two, x goes to k.
     """
-    first, last = 2 * int(np.floor(lo / scale)), 2 * int(np.ceil(hi / scale))
+    first, last = 2 * int(np.floor(moments.body[0] / scale)), 2 * int(np.ceil(moments.body[1] / scale))
     if last - first > _MOST_HALF_STEPS:
         # Two steps or more in a bin of 2048: within a step both the density and the slope of f are nearly constant.
         return moments.knots, moments.at(moments.knots)[3] * (scale * scale / 12)

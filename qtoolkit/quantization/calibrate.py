@@ -1,11 +1,14 @@
-"""Calibration: one pass over the calibration photos, constant memory, statistics that every range estimator can read."""
+"""Calibration: one pass over the photos, in constant memory, to statistics that every range estimator can read."""
 
 from __future__ import annotations
 
 import os
+import struct
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,17 +18,29 @@ from numpy.typing import NDArray
 from qtoolkit.artifacts.files import atomic_path, sha256_bytes, sha256_json
 from qtoolkit.artifacts.target import Target
 from qtoolkit.backends.onnxruntime_cpu import OnnxRuntimeCpu
-from qtoolkit.errors import DataSetError, InputFileError, ModelFileError
+from qtoolkit.errors import DataSetError, ModelFileError, UsageError
+from qtoolkit.graph.activations import is_unit_interval
 from qtoolkit.graph.layers import decode_tail, find_layers
 from qtoolkit.graph.statistics import OFFSET_INPUT, MeasuredTensor, add_statistics
 from qtoolkit.graph.view import GraphView, node_name
 from qtoolkit.numerics.histogram import StreamingHistogram, TensorStatistics
 
-__all__ = ["CalibrationStatistics", "calibrate", "calibration_key", "calibration_tensors"]
+__all__ = [
+    "CalibrationStatistics",
+    "calibrate",
+    "calibration_key",
+    "calibration_tensors",
+]
 
 _VERSION = 1
 # A prime, so that the offsets of successive images visit every residue of every stride.
 _OFFSET_STEP = 7919
+
+# What numpy and zipfile raise for a file that is cut off or has wrong bytes somewhere.
+_UNREADABLE = (
+    *(OSError, ValueError, KeyError, EOFError, TypeError, RuntimeError, MemoryError, UsageError),
+    *(zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +83,7 @@ class CalibrationStatistics:
         A damaged file counts as none: calibration is run again and replaces it.
         """
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as arrays:
                 if int(arrays["version"]) != _VERSION or str(arrays["key"]) != key:
                     return None
                 parts: dict[int, dict[str, NDArray[Any]]] = {}
@@ -79,27 +94,40 @@ class CalibrationStatistics:
                 names = [str(name) for name in arrays["names"]]
                 tensors = {name: TensorStatistics.from_arrays(parts[index]) for index, name in enumerate(names)}
                 return cls(key, int(arrays["images"]), tensors)
-        except (OSError, ValueError, KeyError, EOFError, InputFileError):
+        except _UNREADABLE:
             return None
 
 
 def calibration_tensors(model: onnx.ModelProto, target: Target) -> tuple[str, ...]:
-    """Tensors that some plan on ``target`` may quantize: what layers and 8-bit operators read and make, before the tail."""
+    """Tensors whose range some plan on ``target`` may need: what layers and 8-bit operators before the tail read and make.
+
+    Left out is what needs no statistics: tensors that are 0 … 1 by their making, and outputs of shape operators, whose range
+    is that of their input.
+    """
     view, tail = GraphView(model), decode_tail(model)
     layers = {layer.name: layer for layer in find_layers(model)}
-    operators = target.int8_ops | target.shape_ops | target.fused_activations | ({"Add"} if target.quantize_residual_adds else set())
+    residual = {"Add"} if target.quantize_residual_adds else set()
+    operators = target.int8_ops | target.fused_activations | residual
     tensors: dict[str, None] = {}
     for node in view.nodes:
         name = node_name(node)
         if name in layers:
             tensors.update(dict.fromkeys((layers[name].input, layers[name].output)))
-        elif node.op_type in operators and name not in tail:
+        elif name in tail:
+            continue
+        elif node.op_type in target.shape_ops:
+            tensors.update(dict.fromkeys(node.input[:1]))
+        elif node.op_type in operators:
             tensors.update(dict.fromkeys(tensor for tensor in (*node.input, *node.output) if tensor))
-    return tuple(
-        tensor
-        for tensor in tensors
-        if view.elem_type(tensor) == onnx.TensorProto.FLOAT and not view.is_constant(tensor) and view.shape(tensor)
-    )
+    return tuple(tensor for tensor in tensors if _needs_statistics(view, tensor, target))
+
+
+def _needs_statistics(view: GraphView, tensor: str, target: Target) -> bool:
+    producer = view.producer(tensor)
+    if producer is not None and producer.op_type in target.shape_ops and not view.is_constant(producer.input[0]):
+        return False
+    is_float = view.elem_type(tensor) == onnx.TensorProto.FLOAT
+    return is_float and bool(view.shape(tensor)) and not view.is_constant(tensor) and not is_unit_interval(view, tensor)
 
 
 def calibration_key(model: onnx.ModelProto, tensors: Sequence[str], images_sha256: str, sample_size: int) -> str:
@@ -121,13 +149,14 @@ def calibrate(
     """Run every image of ``feeds`` once through the float network and gather statistics of ``tensors``.
 
     Extremes are exact, histograms hold ``sample_size`` values of each tensor and image. Memory does not grow with the
-    number of images. Raises DataSetError where there is no image, ModelFileError where a tensor becomes NaN or infinite.
+    number of images. Raises DataSetError where there is no image, ModelFileError where a tensor becomes NaN or
+    infinite.
     """
     measuring, measured = add_statistics(model, tensors, sample_size)
     histograms = {tensor: StreamingHistogram() for tensor in tensors}
     extremes: dict[str, list[tuple[float, float]]] = {tensor: [] for tensor in tensors}
     images = 0
-    with OnnxRuntimeCpu(measuring, threads=threads) as runner:
+    with OnnxRuntimeCpu(measuring, threads=threads, low_memory=True) as runner:
         for feed in feeds:
             offset = np.array([images * _OFFSET_STEP], np.int64)
             values = runner.infer({**feed, OFFSET_INPUT: offset})
@@ -138,24 +167,27 @@ def calibrate(
             if progress is not None:
                 progress(images)
     if images == 0:
-        raise DataSetError(
-            "there is no image to calibrate on",
-            expected="at least one readable calibration image",
-            found="none",
-            do="give a data set with a calib split, or a folder of images with --calib",
-        )
-    statistics = {
-        tensor: TensorStatistics.of(
-            histograms[tensor], np.array(extremes[tensor])[:, 0], np.array(extremes[tensor])[:, 1], measured[tensor].size * images
-        )
-        for tensor in tensors
-    }
+        raise _no_image()
+    statistics = {}
+    for tensor in tensors:
+        lowest, highest = np.transpose(extremes[tensor])
+        statistics[tensor] = TensorStatistics.of(histograms[tensor], lowest, highest, measured[tensor].size * images)
     return CalibrationStatistics(key, images, statistics)
+
+
+def _no_image() -> DataSetError:
+    return DataSetError(
+        "there is no image to calibrate on",
+        expected="at least one readable calibration image",
+        found="none",
+        do="give a data set with a calib split, or a folder of images with --calib",
+    )
 
 
 def _extremes(tensor: str, names: MeasuredTensor, values: Mapping[str, NDArray[Any]]) -> tuple[float, float]:
     lowest, highest = float(values[names.minimum]), float(values[names.maximum])
-    if not np.isfinite(lowest + highest):
+    # The runtime's minimum and maximum pass over a NaN; one seldom stays alone, so the sample shows it.
+    if not (np.isfinite(lowest + highest) and np.isfinite(values[names.sample]).all()):
         raise ModelFileError(
             f"tensor {tensor!r} is not finite on a calibration image",
             expected="finite activations in the float network",
@@ -163,8 +195,3 @@ def _extremes(tensor: str, names: MeasuredTensor, values: Mapping[str, NDArray[A
             do="check the network, and that its input is RGB divided by 255",
         )
     return lowest, highest
-
-
-def default_calibration_path(folder: Path, key: str) -> Path:
-    """Where statistics of ``key`` are kept below an output folder."""
-    return folder / "calib" / f"{key[:16]}.npz"

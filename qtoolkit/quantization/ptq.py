@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import onnx
@@ -15,13 +15,13 @@ from qtoolkit.graph.half import FP16_LIMIT, convert_half
 from qtoolkit.graph.layers import Layer, find_layers
 from qtoolkit.graph.placement import Placement, place_qdq
 from qtoolkit.graph.qdq import LayerWeights, insert_qdq
-from qtoolkit.graph.view import GraphView
+from qtoolkit.graph.view import GraphView, node_name
 from qtoolkit.numerics.activations import ACTIVATIONS
 from qtoolkit.numerics.affine import IntegerGrid, QuantParams, params_from_range, weight_params
 from qtoolkit.numerics.ranges import RangeEstimator, mse_through
 from qtoolkit.quantization.calibrate import CalibrationStatistics
 
-__all__ = ["QuantizedNetwork", "Quantizer", "integer_grid", "supported_plan"]
+__all__ = ["QuantizedNetwork", "Quantizer", "check_plan", "integer_grid", "supported_plan", "wide_precision"]
 
 # 16-bit grids have steps to spare: half of them are kept for values that calibration did not see.
 _HEADROOM_16BIT = 2.0
@@ -43,8 +43,8 @@ class Quantizer:
     """PTQ of one prepared float network for one target; quantizes it under any number of plans.
 
     Ranges: a tensor that only an activation function reads gets the range with the least squared error *behind* that
-    function where the estimator is ``mse`` (what SiLU flattens needs no steps); a Sigmoid's output is 0 … 1; 16-bit tensors
-    take the exact extremes, doubled; everything else takes the estimator's range. Ranges found once are kept.
+    function where the estimator is ``mse`` (what SiLU flattens needs no steps); a Sigmoid's output is 0 … 1; 16-bit
+    tensors take the exact extremes, doubled; everything else takes the estimator's range. Ranges found once are kept.
     """
 
     model: onnx.ModelProto
@@ -77,7 +77,8 @@ class Quantizer:
         weights = {name: self._layer_weights(self._by_name[name], placement, activations) for name in placement.layers}
         quantized = insert_qdq(self.model, placement, activations, weights)
         half = [name for name, precision in precisions.items() if precision is Precision.FP16]
-        return convert_half(quantized, [name for name in half if self._fits_fp16(name)]), placement
+        chosen = [name for name in half if self._fits_fp16(name)]
+        return convert_half(quantized, chosen, self._beyond_fp16() if chosen else ()), placement
 
     def _activation_params(self, tensor: str, bit_width: int) -> QuantParams:
         spec = self.target.activation_8bit if bit_width == 8 else self.target.activation_16bit
@@ -107,7 +108,11 @@ class Quantizer:
         spec = self.target.weight_16bit if precision.weight_bits == 16 else self.target.weight_8bit
         per_channel = self.target.per_channel_weights and layer.weight_channel_axis < weight.ndim
         # A grouped ConvTranspose has Cout/group entries on that axis: one scale cannot stand for several channels.
-        axis = layer.weight_channel_axis if per_channel and not (layer.op_type == "ConvTranspose" and layer.group > 1) else None
+        axis = (
+            layer.weight_channel_axis
+            if per_channel and not (layer.op_type == "ConvTranspose" and layer.group > 1)
+            else None
+        )
         params = weight_params(weight, integer_grid(spec), axis)
         bias = None if layer.bias is None else self._view.constant(layer.bias)
         key = (layer.input, 8)
@@ -116,13 +121,20 @@ class Quantizer:
         return LayerWeights.quantized(weight, params)
 
     def _fits_fp16(self, name: str) -> bool:
-        """Whether weight, input and output of a layer stay inside fp16; a layer that does not stays in fp32."""
+        """Whether constants, input and output of a layer stay inside fp16; a layer that does not stays in fp32."""
         layer = self._by_name[name]
-        seen = [self.statistics.of(tensor) for tensor in (layer.input, layer.output) if tensor in self.statistics.tensors]
+        constants = [self._view.constant(tensor) for tensor in (layer.weight, layer.bias) if tensor]
+        heaviest = max((float(abs(value).max(initial=0.0)) for value in constants if value is not None), default=0.0)
+        return self._tensors_fit_fp16((layer.input, layer.output)) and heaviest <= FP16_LIMIT
+
+    def _tensors_fit_fp16(self, tensors: Iterable[str]) -> bool:
+        seen = [self.statistics.tensors[tensor] for tensor in tensors if tensor in self.statistics.tensors]
         largest = max((max(-each.minimum, each.maximum) for each in seen), default=0.0)
-        weight = self._view.constant(layer.weight)
-        heaviest = 0.0 if weight is None else float(abs(weight).max(initial=0.0))
-        return largest * _FP16_HEADROOM <= FP16_LIMIT and heaviest <= FP16_LIMIT
+        return largest * _FP16_HEADROOM <= FP16_LIMIT
+
+    def _beyond_fp16(self) -> frozenset[str]:
+        """Nodes whose outputs, as calibration saw them, do not fit fp16."""
+        return frozenset(node_name(node) for node in self._view.nodes if not self._tensors_fit_fp16(node.output))
 
 
 def integer_grid(spec: GridSpec) -> IntegerGrid:

@@ -13,12 +13,13 @@ Losses of single layers are added as if they did not interact. Among equally goo
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import highspy
 import numpy as np
+from numpy.typing import NDArray
 
 from qtoolkit.artifacts.plan import Precision, PrecisionPlan
 from qtoolkit.artifacts.sensitivity import Sensitivity
@@ -29,14 +30,16 @@ __all__ = ["BUDGET_UNITS", "Budget", "BudgetUnit", "plan_from_selection", "selec
 BudgetUnit = Literal["layers", "macs", "latency"]
 BUDGET_UNITS: tuple[BudgetUnit, ...] = ("layers", "macs", "latency")
 _TIE_BREAK = 1e-9
+# Some versions of highspy carry types, others do not.
+_HIGHS: Any = highspy.Highs
 
 
 @dataclass(frozen=True)
 class Budget:
     """The share (0–1) of the network that may be at 16 bit, and of what.
 
-    ``layers`` counts layers (rounded down), ``macs`` multiply-adds, ``latency`` the time that all layers at 16 bit would add
-    to the 8-bit network.
+    ``layers`` counts layers (rounded down), ``macs`` multiply-adds, ``latency`` the time that all layers at 16 bit
+    would add to the 8-bit network.
     """
 
     share: float
@@ -44,7 +47,9 @@ class Budget:
 
     def __post_init__(self) -> None:
         if self.unit not in BUDGET_UNITS:
-            raise UsageError("the budget's unit is not known", expected=" or ".join(BUDGET_UNITS), found=repr(self.unit))
+            raise UsageError(
+                "the budget's unit is not known", expected=" or ".join(BUDGET_UNITS), found=repr(self.unit)
+            )
         if not (math.isfinite(self.share) and 0.0 <= self.share <= 1.0):
             raise UsageError(
                 "the share of the network to keep at 16 bit cannot be used",
@@ -64,19 +69,15 @@ def select_layers(
 ) -> tuple[str, ...]:
     """Names of the layers at 16 bit, in the order of ``losses``; the integer program above, solved to optimality.
 
-    ``costs`` are non-negative or, for a layer that is faster at 16 bit than at 8, negative. Raises UsageError where even
-    the required layers exceed ``limit``, and where losses or costs are missing or not finite.
+    ``costs`` are non-negative or, for a layer that is faster at 16 bit than at 8, negative. Raises UsageError where
+    even the required layers exceed ``limit``, where losses or costs are missing or not finite, and where
+    ``implications`` or ``required`` name a layer that has none.
     """
+    _check_inputs(losses, costs, {*required, *(name for pair in implications for name in pair)})
     names = list(losses)
-    values = np.array([losses[name] for name in names], np.float64)
-    if set(costs) != set(names) or not np.isfinite(values).all() or not all(map(math.isfinite, costs.values())):
-        raise UsageError(
-            "layers cannot be selected", expected="one finite loss and cost for each layer", found=f"{len(names)} losses, {len(costs)} costs"
-        )
     if not names:
         return ()
-    prices = np.array([costs[name] for name in names], np.float64)
-    model = _program(names, values, prices, limit, implications, set(required))
+    model = _program(losses, costs, limit, implications=implications, required=set(required))
     model.run()
     if model.getModelStatus() != highspy.HighsModelStatus.kOptimal:
         needed = sum(costs[name] for name in _closure(required, implications))
@@ -90,19 +91,36 @@ def select_layers(
     return tuple(name for name, value in zip(names, solution, strict=True) if value > 0.5)
 
 
+def _check_inputs(losses: Mapping[str, float], costs: Mapping[str, float], named: set[str]) -> None:
+    if set(costs) != set(losses) or not all(map(math.isfinite, (*losses.values(), *costs.values()))):
+        raise UsageError(
+            "layers cannot be selected",
+            expected="one finite loss and cost for each layer",
+            found=f"{len(losses)} losses, {len(costs)} costs",
+        )
+    if unknown := named - set(losses):
+        raise UsageError(
+            "layers cannot be selected",
+            expected="a loss and a cost for each layer that is required or implied",
+            found=f"none for {', '.join(sorted(unknown)[:5])}",
+            do="rank all layers of the network",
+        )
+
+
 def _program(
-    names: list[str],
-    losses: np.ndarray[tuple[int], np.dtype[np.float64]],
-    costs: np.ndarray[tuple[int], np.dtype[np.float64]],
+    losses: Mapping[str, float],
+    costs: Mapping[str, float],
     limit: float,
+    *,
     implications: Sequence[tuple[str, str]],
     required: set[str],
-) -> highspy.Highs:
+) -> Any:
+    names = list(losses)
     index = {name: i for i, name in enumerate(names)}
     # Scaled, because losses may be as small as the solver's tolerances.
-    gain = losses / max(float(np.abs(losses).max()), 1e-300)
-    price = costs / max(float(np.abs(costs).max()), 1e-300)
-    model = highspy.Highs()
+    gain = _scaled([losses[name] for name in names])
+    price = _scaled([costs[name] for name in names])
+    model = _HIGHS()
     model.setOptionValue("output_flag", False)
     model.setOptionValue("threads", 1)
     model.setOptionValue("mip_rel_gap", 0.0)
@@ -112,12 +130,20 @@ def _program(
         model.changeColIntegrality(i, highspy.HighsVarType.kInteger)
         model.changeColCost(i, -float(gain[i]) + _TIE_BREAK * float(price[i]))
     columns = np.arange(len(names), dtype=np.int32)
-    bound = limit / max(float(np.abs(costs).max()), 1e-300)
+    bound = limit / _largest(costs.values())
     model.addRow(-highspy.kHighsInf, bound + 1e-9, len(names), columns, price)
     for a, b in implications:
         pair = np.array([index[a], index[b]], np.int32)
         model.addRow(-highspy.kHighsInf, 0.0, 2, pair, np.array([1.0, -1.0]))
     return model
+
+
+def _largest(values: Iterable[float]) -> float:
+    return max(map(abs, values)) or 1.0
+
+
+def _scaled(values: Sequence[float]) -> NDArray[np.float64]:
+    return np.asarray(values, np.float64) / _largest(values)
 
 
 def _closure(required: Collection[str], implications: Sequence[tuple[str, str]]) -> set[str]:
@@ -165,8 +191,8 @@ def plan_from_selection(
     losses = {row.layer: max(row.loss, 0.0) for row in sensitivity.layers}
     chosen = set(select_layers(losses, costs, limit, implications=implications, required=required))
     made_by = (
-        f"{sensitivity.metric} sensitivity on {sensitivity.images} photos; at most {budget.share:.4g} of the {budget.unit} "
-        f"at 16 bit; integer program"
+        f"{sensitivity.metric} sensitivity on {sensitivity.images} photos; "
+        f"at most {budget.share:.4g} of the {budget.unit} at 16 bit; integer program"
     )
     return PrecisionPlan(
         model_sha256=sensitivity.model_sha256,

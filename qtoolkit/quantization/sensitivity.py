@@ -2,10 +2,10 @@
 
 Two metrics, both without labels, against the float network on calibration photos:
 
-- ``oks``: mean over the float network's confident people of 1 − OKS of the most similar person that the network with one
-  layer quantized still finds. It is what AP counts, made continuous.
-- ``sqnr``: noise over signal (NMSE) at the outputs, mean over boxes, scores, keypoints and keypoint confidences, each by
-  itself: together the pixels would drown the rest.
+- ``oks``: mean over the float network's confident people of 1 − OKS of the most similar person that the network with
+  one layer quantized still finds. It is what AP counts, made continuous.
+- ``sqnr``: noise over signal (NMSE) at the outputs, mean over boxes, scores, keypoints and keypoint confidences, each
+  by itself: together the pixels would drown the rest.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from qtoolkit.evaluation.decode import decode, output_blocks
 from qtoolkit.evaluation.heads import Head
 from qtoolkit.evaluation.nms import non_maximum_suppression
 from qtoolkit.evaluation.oks import oks
+from qtoolkit.graph.layers import Layer
 from qtoolkit.quantization.ptq import Quantizer
 from qtoolkit.quantization.trials import prepare_trials, run_trials
 
@@ -37,7 +38,7 @@ __all__ = ["METRICS", "Metric", "analyse_sensitivity"]
 Metric = Literal["oks", "sqnr"]
 METRICS: tuple[Metric, ...] = ("oks", "sqnr")
 
-# A person of the float network counts from this score on; one found by the quantized network from the lower one on.
+# A person of the float network counts above this score; one found by the quantized network above the lower one.
 _CONFIDENT, _FOUND = 0.4, 0.1
 _LABELLED_CONFIDENCE = 0.5
 # Share of a person's box that the person covers: COCO's areas are of the outline.
@@ -46,7 +47,11 @@ _AREA_SHARE = 0.53
 
 @dataclass
 class _Judge:
-    """Collects losses of every layer while trials run; ``reference`` are the float results of each photo."""
+    """Collects losses of every layer while trials run.
+
+    ``reference`` and ``blocks`` are the float results of the photos of the current group alone; ``people`` counts the
+    reference poses of all photos.
+    """
 
     head: Head
     sigmas: NDArray[np.floating[Any]]
@@ -55,14 +60,14 @@ class _Judge:
     blocks: dict[int, dict[str, NDArray[np.float32]]] = field(default_factory=dict)
     oks_losses: dict[str, list[NDArray[np.float64]]] = field(default_factory=dict)
     noise: dict[str, dict[str, NDArray[np.float64]]] = field(default_factory=dict)
+    people: int = 0
+    _trying: bool = False
 
     def __call__(self, photo: int, layer: str | None, outputs: Mapping[str, NDArray[Any]]) -> None:
         if layer is None:
-            # Blocks are kept for the current group only; trials of a photo follow its float run within the group.
-            if self.wants_oks:
-                self.reference[photo] = self._people(outputs, _CONFIDENT)
-            self.blocks[photo] = output_blocks(outputs, self.head)
+            self._keep_reference(photo, outputs)
             return
+        self._trying = True
         if self.wants_oks and len(self.reference[photo]):
             self.oks_losses.setdefault(layer, []).append(self._pose_losses(photo, outputs))
         sums = self.noise.setdefault(layer, {})
@@ -71,6 +76,19 @@ class _Judge:
             difference = (block - clean).ravel()
             pair = np.array([difference @ difference, clean.ravel() @ clean.ravel()], np.float64)
             sums[name] = sums.get(name, np.zeros(2)) + pair
+
+    def _keep_reference(self, photo: int, outputs: Mapping[str, NDArray[Any]]) -> None:
+        # A float run behind trials opens a new group: nothing is compared with the old one any more.
+        if self._trying:
+            self.reference.clear()
+            self.blocks.clear()
+            self._trying = False
+        self.blocks[photo] = output_blocks(outputs, self.head)
+        if self.wants_oks:
+            confident = self._people(outputs, _CONFIDENT)
+            # A pose without a single sure keypoint has no OKS.
+            self.reference[photo] = confident.select(np.flatnonzero(_labelled(confident).any(axis=1)))
+            self.people += len(self.reference[photo])
 
     def _people(self, outputs: Mapping[str, NDArray[Any]], score: float) -> People:
         people = decode(outputs, self.head, score)
@@ -84,9 +102,8 @@ class _Judge:
             return np.ones(len(reference))
         sides = reference.boxes_xyxy[:, 2:] - reference.boxes_xyxy[:, :2]
         areas = np.maximum(sides.prod(axis=1) * _AREA_SHARE, 1.0)
-        visible = reference.keypoints[..., 2] > _LABELLED_CONFIDENCE
-        similar = oks(reference.keypoints, found.keypoints, areas, visible, self.sigmas).max(axis=1)
-        return np.asarray(1.0 - similar[visible.any(axis=1)], np.float64)
+        similar = oks(reference.keypoints, found.keypoints, areas, _labelled(reference), self.sigmas)
+        return np.asarray(1.0 - similar.max(axis=1), np.float64)
 
     def nmse(self, layer: str) -> float:
         """Mean over the blocks of noise energy / signal energy."""
@@ -98,6 +115,17 @@ class _Judge:
         """Mean of 1 − OKS over all people."""
         losses = self.oks_losses.get(layer, [])
         return float(np.concatenate(losses).mean()) if losses else 0.0
+
+    def row(self, layer: Layer, total_macs: int) -> LayerSensitivity:
+        """What was collected for one layer."""
+        nmse = self.nmse(layer.name)
+        return LayerSensitivity(
+            layer=layer.name,
+            loss=self.oks_loss(layer.name) if self.wants_oks else nmse,
+            sqnr_db=None if nmse <= 0.0 else float(-10.0 * np.log10(nmse)),
+            macs=layer.macs,
+            macs_share=layer.macs / total_macs,
+        )
 
 
 def analyse_sensitivity(
@@ -121,39 +149,13 @@ def analyse_sensitivity(
         raise UsageError("the metric is not known", expected=" or ".join(METRICS), found=repr(metric))
     started = perf_counter()
     chosen = [layer for layer in quantizer.layers if layers is None or layer.name in set(layers)]
-    judge = _Judge(head, np.asarray(_sigmas(head)), metric == "oks")
-    count = 0
-
-    def counted() -> Iterable[Mapping[str, NDArray[Any]]]:
-        nonlocal count
-        for feed in feeds:
-            count += 1
-            yield feed
-
+    judge = _Judge(head, _sigmas(head), metric == "oks")
     with tempfile.TemporaryDirectory(prefix="qtoolkit-") as folder:
         trials = prepare_trials(quantizer, [layer.name for layer in chosen], precision, Path(folder))
-        run_trials(quantizer.model, trials, counted(), judge, threads=threads, progress=progress)
-    people = sum(len(each) for each in judge.reference.values())
-    if metric == "oks" and not people:
-        raise UsageError(
-            "sensitivity by poses needs people on the calibration photos",
-            expected=f"at least one person that the float network finds with a score of {_CONFIDENT} or more",
-            found=f"nobody on {count} images",
-            do="calibrate on photos with people, or use --metric sqnr",
-        )
+        count = run_trials(quantizer.model, trials, feeds, judge, threads=threads, progress=progress)
+    if metric == "oks" and not judge.people:
+        raise _nobody(count)
     total = sum(layer.macs for layer in quantizer.layers) or 1
-    rows = []
-    for layer in chosen:
-        nmse = judge.nmse(layer.name)
-        rows.append(
-            LayerSensitivity(
-                layer=layer.name,
-                loss=judge.oks_loss(layer.name) if metric == "oks" else nmse,
-                sqnr_db=None if nmse <= 0.0 else float(-10.0 * np.log10(nmse)),
-                macs=layer.macs,
-                macs_share=layer.macs / total,
-            )
-        )
     return Sensitivity(
         metric=metric,
         precision=precision,
@@ -161,10 +163,25 @@ def analyse_sensitivity(
         model_sha256=model_sha256,
         calibration_sha256=calibration_sha256,
         images=count,
-        people=people,
+        people=judge.people,
         seconds=round(perf_counter() - started, 3),
-        layers=tuple(rows),
+        layers=tuple(judge.row(layer, total) for layer in chosen),
     )
+
+
+def _nobody(images: int) -> UsageError:
+    return UsageError(
+        "sensitivity by poses needs people on the calibration photos",
+        expected=f"at least one person that the float network finds with a score above {_CONFIDENT} "
+        f"and a keypoint confidence above {_LABELLED_CONFIDENCE}",
+        found=f"nobody on {images} images",
+        do="calibrate on photos with people, or use --metric sqnr",
+    )
+
+
+def _labelled(people: People) -> NDArray[np.bool_]:
+    """(N, K): which keypoints are sure enough to be compared with."""
+    return np.asarray(people.keypoints[..., 2] > _LABELLED_CONFIDENCE, np.bool_)
 
 
 def _sigmas(head: Head) -> NDArray[np.float64]:

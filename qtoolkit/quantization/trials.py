@@ -1,9 +1,9 @@
 """Try each layer at another precision alone, without running again what stands before it.
 
-For every layer the network is quantized in that one place and cut in front of the first node that changes. The part behind
-the cut starts from tensors of the float network, which runs once per photo. Photos are taken in groups whose tensors fit a
-memory budget; within a group the layers follow one another, one small session each. The parts wait on disk: in memory they
-would hold the weights many times over.
+For every layer the network is quantized in that one place and cut in front of the first node that changes. The part
+behind the cut starts from tensors of the float network, which runs once per photo. Photos are taken in groups whose
+tensors fit a memory budget; within a group the layers follow one another, one small session each. The parts wait on
+disk: in memory they would hold the weights many times over.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper
@@ -33,23 +32,29 @@ Outputs = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class LayerTrial:
-    """The part of the network that quantizing ``layer`` changes, an ONNX file; ``inputs`` are tensors of the float network."""
+    """The part of the network that quantizing ``layer`` changes, an ONNX file; None where it changes nothing.
+
+    ``inputs`` are tensors of the float network.
+    """
 
     layer: str
-    part: Path
-    inputs: tuple[str, ...]
+    part: Path | None
+    inputs: tuple[str, ...] = ()
 
 
 def prepare_trials(
     quantizer: Quantizer, layers: Sequence[str], precision: Precision, folder: Path
 ) -> tuple[LayerTrial, ...]:
-    """One trial for each of ``layers``: that layer at ``precision``, all the others in float. Writes into ``folder``."""
+    """One trial for each of ``layers``: that layer at ``precision``, the others in float. Writes into ``folder``."""
     original = {node_name(node): node.SerializeToString() for node in quantizer.model.graph.node}
     trials = []
     for index, layer in enumerate(layers):
         changed = quantizer.quantize_only({layer: precision})
         view = GraphView(changed)
         new = [node_name(node) for node in view.nodes if original.get(node_name(node)) != node.SerializeToString()]
+        if not new:
+            trials.append(LayerTrial(layer, None))
+            continue
         cut = downstream_cut(changed, new)
         part = extract(changed, cut.inputs, cut.outputs)
         path = folder / f"{index}.onnx"
@@ -67,18 +72,19 @@ def run_trials(
     cache_bytes: int = 320 << 20,
     threads: int | None = None,
     progress: Callable[[int], None] | None = None,
-) -> None:
-    """Run the float network once and every trial once on each photo.
+) -> int:
+    """Run the float network once and every trial once on each photo; returns the number of photos.
 
-    ``judge(photo, layer, outputs)`` receives the network's outputs: first with ``layer`` None, the float network's own, then
-    one call per trial (outputs that a trial does not reach are the float ones). ``progress`` is called with the number of
-    trials run. At most ``cache_bytes`` of float tensors are held at a time, and always those of one photo.
+    ``judge(photo, layer, outputs)`` receives the network's outputs: first with ``layer`` None, the float network's own,
+    then one call per trial (outputs that a trial does not reach are the float ones). ``progress`` is called with the
+    number of trials run. At most ``cache_bytes`` of float tensors are held at a time, and always those of one photo.
     """
     view = GraphView(model)
     cached = list(dict.fromkeys(name for trial in trials for name in trial.inputs if name not in view.inputs))
-    bytes_each = 4 * sum(prod(view.shape(name) or (1,)) for name in cached)
+    held = dict.fromkeys((*view.inputs, *view.outputs, *cached))
+    bytes_each = 4 * sum(prod(view.shape(name) or (1,)) for name in held)
     group_size = max(1, cache_bytes // max(bytes_each, 1))
-    done = 0
+    photos = done = 0
     with OnnxRuntimeCpu(_with_outputs(model, cached), threads=threads) as float_runner:
         for first, group in _groups(feeds, group_size):
             tensors: list[dict[str, NDArray[Any]]] = []
@@ -86,15 +92,25 @@ def run_trials(
                 values = {**feed, **float_runner.infer(feed)}
                 judge(first + index, None, {name: values[name] for name in view.outputs})
                 tensors.append(values)
+            photos += len(tensors)
             for trial in trials:
-                with OnnxRuntimeCpu(trial.part, threads=threads) as runner:
-                    for index, values in enumerate(tensors):
-                        outputs = runner.infer({name: values[name] for name in trial.inputs})
-                        unchanged = {name: values[name] for name in view.outputs if name not in outputs}
-                        judge(first + index, trial.layer, {**unchanged, **outputs})
+                for index, outputs in enumerate(_trial_outputs(trial, tensors, threads)):
+                    unchanged = {name: tensors[index][name] for name in view.outputs if name not in outputs}
+                    judge(first + index, trial.layer, {**unchanged, **outputs})
                 done += len(tensors)
                 if progress is not None:
                     progress(done)
+    return photos
+
+
+def _trial_outputs(trial: LayerTrial, tensors: Sequence[Feeds], threads: int | None) -> Iterator[Outputs]:
+    """The outputs that the trial reaches, for each photo's float ``tensors``."""
+    if trial.part is None:
+        yield from ({} for _ in tensors)
+        return
+    with OnnxRuntimeCpu(trial.part, threads=threads) as runner:
+        for values in tensors:
+            yield runner.infer({name: values[name] for name in trial.inputs})
 
 
 def _groups(feeds: Iterable[Feeds], size: int) -> Iterator[tuple[int, list[Feeds]]]:
@@ -117,4 +133,3 @@ def _with_outputs(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelP
         if name not in view.outputs:
             copy.graph.output.append(helper.make_tensor_value_info(name, view.elem_type(name), view.shape(name)))
     return copy
-

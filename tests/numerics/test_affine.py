@@ -218,7 +218,7 @@ class TestQuantize:
             pytest.param([0.5, 2.5], 1, 5, UINT16, [5, 7], [0, 2], id="half-to-even-before-the-zero-point"),
         ],
     )
-    def test_table(self, x: Any, scale: float, zero_point: int, grid: IntegerGrid, q: Any, y: Any) -> None:
+    def test_table(self, x: Any, scale: float, zero_point: int, grid: IntegerGrid, q: Any, y: Any) -> None:  # noqa: PLR0917
         held = params(scale, zero_point, grid)
         integers = quantize(np.float32(x), held)
         assert integers.dtype == grid.dtype
@@ -387,7 +387,7 @@ class TestOnnxRuntimeBitForBit:
         lo, hi = -rng.uniform(1, 50, channels), rng.uniform(1, 50, channels)
         assert_bit_for_bit(x, params_from_range(lo, hi, grid, axis))
 
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     @given(
         x=hnp.arrays(np.float32, st.integers(1, 40), elements=st.floats(width=32, allow_nan=False)),
         extent=ranges(),

@@ -28,7 +28,9 @@ class TestPieces:
                 [2, 0, 1],
                 id="cut-at-the-exact-extremes",
             ),
-            pytest.param(statistics([1, 4], -1, 1, zero_count=3), {}, [-1, 0, 0, 1], [1, 3, 1], id="zeros-are-a-point"),
+            pytest.param(
+                statistics([1, 4], -1, 1, zero_count=3), {}, [-1, 0, 0, 0, 1], [1, 3, 0, 1], id="zeros-are-a-point"
+            ),
             pytest.param(
                 statistics([4], -1, 3, zero_count=3), {}, [-1, 0, 0, 3], [0.25, 3, 0.75], id="zeros-inside-a-bin"
             ),
@@ -79,7 +81,13 @@ class TestPieces:
         extra = 2 * x.size / total if extremes and total else 0.0
         assert found.mass.sum() == pytest.approx(x.size + extra)
         assert np.all(np.diff(found.knots) >= 0)
-        assert (found.knots[0], found.knots[-1]) == (x.min(), x.max())
+        assert (found.knots[0], found.knots[-1]) == found.body == (x.min(), x.max())
+
+    def test_body_leaves_out_what_the_sample_missed(self) -> None:
+        far = statistics([2, 2], 0, 2, image_min=[-9], image_max=[9], total_count=8)
+        found = Distribution.of(far, with_extremes=True)
+        assert found.body == (0.0, 2.0)
+        assert (found.knots[0], found.knots[-1]) == (-9.0, 9.0)
 
 
 class TestQuantiles:
@@ -99,7 +107,7 @@ class TestQuantiles:
 
 
 class TestMoments:
-    PIECES = Distribution(np.array([-1.0, 0.0, 0.0, 2.0]), np.array([1.0, 5.0, 4.0]))
+    PIECES = Distribution(np.array([-1.0, 0.0, 0.0, 2.0]), np.array([1.0, 5.0, 4.0]), (-1.0, 2.0))
 
     def test_identity_by_hand(self) -> None:
         m0, m1, m2, slope = Moments(self.PIECES).at(np.array([-2.0, -1.0, -0.5, 0.0, 1.0, 2.0, 3.0]))

@@ -129,3 +129,12 @@ def test_exact_zeros_do_not_count() -> None:
 def test_special_tensors(x: Any, grid: IntegerGrid, expected: tuple[float, float]) -> None:
     lo, hi = entropy(known(x), grid)
     assert (lo, hi) == pytest.approx(expected, abs=0.5 if abs(x).max() > 100 else 1e-6)
+
+
+@pytest.mark.parametrize("lowest", [0.0, -3.0, -400.0])
+@pytest.mark.parametrize("grid", [INT8, UINT8], ids=["int8", "uint8"])
+def test_extremes_far_outside_the_sample(grid: IntegerGrid, lowest: float) -> None:
+    histogram = StreamingHistogram(2048)
+    histogram.update(np.float32(rng.exponential(size=20_000)))
+    statistics = TensorStatistics.of(histogram, np.array([lowest]), np.array([500.0]), 10**9)
+    assert entropy(statistics, grid)[1] < 20.0

@@ -115,6 +115,14 @@ def test_extremes_that_a_small_sample_missed_are_not_free_to_clip() -> None:
     assert mse(with_total, INT16)[1] == pytest.approx(30.0, rel=0.01)
 
 
+def test_one_value_far_inside_an_extreme_is_still_rounded() -> None:
+    histogram = StreamingHistogram()
+    histogram.update(np.full(5000, 0.01, np.float32))
+    statistics = TensorStatistics.of(histogram, np.array([0.0]), np.array([500.0]), total_count=10**12)
+    lo, hi = mse(statistics, UINT8)
+    assert fake_quantize(np.float32([0.01]), params_from_range(lo, hi, UINT8)) == pytest.approx(0.01, rel=0.05)
+
+
 def test_power_of_two_scale_is_the_one_used() -> None:
     lo, hi = mse(known(TENSORS["gauss"]), INT8_SHIFT)
     scale = float(params_from_range(lo, hi, INT8_SHIFT).scale)

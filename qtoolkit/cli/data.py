@@ -1,0 +1,104 @@
+"""``qtool data check`` and ``qtool data synth``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from qtoolkit.cli.options import json_option, quiet_option
+from qtoolkit.cli.output import listing, print_json
+from qtoolkit.cli.progress import one_stage, show_progress
+from qtoolkit.errors import GateFailed, UnavailableError
+
+if TYPE_CHECKING:
+    from qtoolkit.data.check import DataReport, SplitReport
+
+__all__ = ["command"]
+
+
+@click.group("data")
+def command() -> None:
+    """Check a data set."""
+
+
+@command.command("check", epilog="\b\nExample:\n  qtool data check coco\n\nExit code 1 where a fault is found.")
+@click.argument("data", type=click.Path(path_type=Path))
+@quiet_option
+@json_option
+def check(data: Path, quiet: bool, as_json: bool) -> None:
+    """Decode every photo and read every label of DATA, and report all that is wrong or odd."""
+    from qtoolkit.data.check import check_data_source
+    from qtoolkit.data.sources import open_data_source
+
+    with show_progress(quiet) as progress:
+        report = check_data_source(open_data_source(data), one_stage(progress, "checking photos"))
+    if as_json:
+        print_json(report.model_dump(mode="json"))
+    else:
+        click.echo("\n".join(_lines(report)))
+    if not report.ok:
+        faulty = [part.split for part in report.splits if not part.ok]
+        raise GateFailed(
+            f"the data set {report.name} has faults",
+            expected="every photo readable, sized as labelled, and none both calibrated on and evaluated on",
+            found="faults in " + listing([*faulty, *(["the overlap of calib and val"] if report.overlap else [])]),
+            do="mend or take out the files listed above",
+        )
+
+
+@command.command("synth", epilog="\b\nExample:\n  qtool data synth --out people")
+@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Folder for the data set.")
+@json_option
+def synth(out: Path | None, as_json: bool) -> None:
+    """Render people with labels (comes with a later release)."""
+    raise UnavailableError(
+        "rendered people come with a later release",
+        expected="a data set of your own",
+        found="qtool data synth",
+        do="use COCO or a folder of photos: `qtool data check DIR` says whether it can be used",
+    )
+
+
+def _lines(report: DataReport) -> Iterator[str]:
+    yield f"{report.name} ({report.kind}): {'good' if report.ok else 'with faults'}"
+    for part in report.splits:
+        yield f"  {part.split}: {part.images} images, {part.readable} readable{_people(part)}"
+        yield from (f"    fault: {line}" for line in _faults(part))
+        yield from (f"    note: {line}" for line in _notes(part))
+    if report.overlap:
+        names = [f"{each.calibration} = {each.evaluation}" for each in report.overlap]
+        yield f"  fault: calibrated on and evaluated on ({len(names)}): {listing(names)}"
+
+
+def _people(part: SplitReport) -> str:
+    if not part.people and not part.crowds:
+        return ""
+    return f"; {part.people} people, {part.people_with_keypoints} of them with keypoints, {part.crowds} crowds"
+
+
+def _faults(part: SplitReport) -> Iterator[str]:
+    if part.annotation_fault:
+        yield part.annotation_fault
+    if part.missing:
+        yield f"labelled, but missing ({len(part.missing)}): {listing(part.missing)}"
+    if part.unreadable:
+        files = [f"{each.name}: {each.reason}" for each in part.unreadable]
+        yield f"unreadable ({len(files)}): {listing(files)}"
+    if part.wrong_size:
+        yield f"of another size than labelled ({len(part.wrong_size)}): {listing(part.wrong_size)}"
+
+
+def _notes(part: SplitReport) -> Iterator[str]:
+    if part.unlabelled:
+        yield f"not in the labels ({len(part.unlabelled)}): {listing(part.unlabelled)}"
+    if part.repeated:
+        yield f"the same content as another file ({len(part.repeated)}): {listing(part.repeated)}"
+    if part.outside:
+        yield f"annotations that reach outside their image ({len(part.outside)}): id {listing(part.outside)}"
+    if part.miscounted:
+        yield f"annotations with a wrong num_keypoints ({len(part.miscounted)}): id {listing(part.miscounted)}"
+    if part.images_without_people and part.people:
+        yield f"images without people: {part.images_without_people}"

@@ -1,0 +1,198 @@
+"""Options that several commands share.
+
+An option without a value here has the default of the library, which its help names: a default stands in one place.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from qtoolkit.errors import UnavailableError
+
+if TYPE_CHECKING:
+    from qtoolkit.recipe import Recipe
+
+__all__ = [
+    "InputSize",
+    "build_recipe",
+    "data_option",
+    "head_option",
+    "images_option",
+    "input_size_option",
+    "json_option",
+    "model_argument",
+    "optional_model_argument",
+    "out_option",
+    "quiet_option",
+    "recipe_options",
+    "runs_option",
+    "threads_option",
+]
+
+CommandT = TypeVar("CommandT", bound=Callable[..., Any])
+Decorator = Callable[[CommandT], CommandT]
+
+# Existence is left to the library: its messages say more, and its exit codes tell a bad file from wrong use.
+_PATH = click.Path(path_type=Path)
+_COUNT = click.IntRange(min=1)
+_FEWEST_RUNS = 10
+
+
+if TYPE_CHECKING:
+    _SizeType = click.ParamType[tuple[int, int]]
+else:
+    # Older versions of click cannot be subscripted.
+    _SizeType = click.ParamType
+
+
+class InputSize(_SizeType):
+    """``640`` (a square) or ``640x480`` (width × height), in pixels; gives (W, H)."""
+
+    name = "WxH"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """Raises click's usage error (exit 2) for anything else."""
+        if isinstance(value, tuple):
+            return value
+        found = re.fullmatch(r"([1-9]\d{0,4})(?:[xX×]([1-9]\d{0,4}))?", str(value).strip())
+        if not found:
+            self.fail(f"{value!r} is not a size: give 640 for a square, or 640x480 for width x height.", param, ctx)
+        return int(found[1]), int(found[2] or found[1])
+
+
+def _runs(ctx: click.Context, param: click.Parameter, value: int | None) -> int | None:
+    """Said before the networks are made, not after: the measurement itself comes last."""
+    if value is not None and 0 < value < _FEWEST_RUNS:
+        raise click.BadParameter(f"{value} is too few for a latency: at least {_FEWEST_RUNS}, or 0 for none.")
+    return value
+
+
+def _needs_model(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path:
+    if value is None and not ctx.resilient_parsing:
+        raise UnavailableError(
+            "no MODEL is given, and the default network comes with the next release",
+            expected="a float ONNX pose network",
+            found="none",
+            do=f"give one: {ctx.command_path} model.onnx --data DIR",
+        )
+    return Path() if value is None else value
+
+
+model_argument: Decorator[Any] = click.argument("model", type=_PATH)
+"""A network that must be named."""
+
+optional_model_argument: Decorator[Any] = click.argument("model", type=_PATH, required=False, callback=_needs_model)
+"""A network that will have a default one day."""
+
+data_option: Decorator[Any] = click.option(
+    "--data",
+    required=True,
+    type=_PATH,
+    metavar="DIR",
+    help="Data set: a folder with a dataset.yaml, that file, COCO's own layout, or a folder of photos.",
+)
+
+out_option: Decorator[Any] = click.option(
+    "--out", type=_PATH, metavar="DIR", help="Folder for all that is written.  [default: runs/NAME]"
+)
+
+json_option: Decorator[Any] = click.option(
+    "--json", "as_json", is_flag=True, help="Print the result as JSON, and nothing else, on stdout."
+)
+
+quiet_option: Decorator[Any] = click.option("--quiet", is_flag=True, help="Show no progress.")
+
+threads_option: Decorator[Any] = click.option(
+    "--threads", type=_COUNT, metavar="N", help="Threads of the runtime.  [default: one per core]"
+)
+
+head_option: Decorator[Any] = click.option(
+    "--head", metavar="KIND", help="Pose head, KIND or KIND:OUTPUT, where the outputs fit several.  [default: found]"
+)
+
+input_size_option: Decorator[Any] = click.option(
+    "--input-size",
+    "input_size_wh",
+    type=InputSize(),
+    help="Input size in pixels, WxH or N for N x N; needed where the network leaves it open.",
+)
+
+images_option: Decorator[Any] = click.option(
+    "--images", type=_COUNT, metavar="N", help="Evaluate on the first N photos only.  [default: all]"
+)
+
+runs_option: Decorator[Any] = click.option(
+    "--runs",
+    type=click.IntRange(min=0),
+    metavar="N",
+    callback=_runs,
+    help="Inferences per network in the latency measurement, 0 for none.  [default: 100]",
+)
+
+_RECIPE_OPTIONS: tuple[Decorator[Any], ...] = (
+    data_option,
+    click.option(
+        "--mixed", type=float, metavar="SHARE", help="Share, 0 to 1, that may stay at 16 bit in the mixed network."
+    ),
+    click.option(
+        "--mixed-by",
+        type=click.Choice(["layers", "macs", "latency"]),
+        help="Share of what: layers, multiply-adds, or the time that 16 bit adds.  [default: layers]",
+    ),
+    click.option(
+        "--metric",
+        type=click.Choice(["oks", "sqnr"]),
+        help="Loss of a layer: change of poses (oks) or noise at the outputs (sqnr).  [default: oks]",
+    ),
+    click.option(
+        "--target", metavar="T", help="What the networks are made for: ort-cpu or tensorrt.  [default: ort-cpu]"
+    ),
+    click.option(
+        "--wide",
+        type=click.Choice(["fp16", "int16", "int16w16"]),
+        help="The 16-bit precision; int16 has 8-bit weights.  [default: the target's own]",
+    ),
+    click.option(
+        "--ranges",
+        type=click.Choice(["min-max", "moving-average", "percentile", "mse", "entropy"]),
+        help="How clipping ranges are chosen.  [default: mse]",
+    ),
+    head_option,
+    input_size_option,
+    images_option,
+    click.option(
+        "--calibration-images",
+        type=_COUNT,
+        metavar="N",
+        help="Calibrate on N photos.  [default: all of calib, or 256 of train]",
+    ),
+    click.option(
+        "--sensitivity-images",
+        type=_COUNT,
+        metavar="N",
+        help="Rank layers on N of the calibration photos.  [default: 16]",
+    ),
+    threads_option,
+    click.option("--seed", type=int, metavar="N", help="Seed of what is drawn.  [default: 0]"),
+    out_option,
+)
+
+
+def recipe_options(command: CommandT) -> CommandT:
+    """Every option that ``quantize`` and ``sensitivity`` share."""
+    for option in reversed(_RECIPE_OPTIONS):
+        command = option(command)
+    return command
+
+
+def build_recipe(model: Path, options: dict[str, Any]) -> Recipe:
+    """The recipe of a command line: options that were not given (None) are left to the recipe's defaults."""
+    from qtoolkit.recipe import Recipe
+
+    given = {name: value for name, value in options.items() if value is not None}
+    return Recipe.model_validate({"model": model, "out": Path("runs") / model.stem, **given})

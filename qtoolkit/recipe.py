@@ -1,0 +1,99 @@
+"""A recipe: everything that is needed to repeat a run, in one YAML file."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from qtoolkit.errors import RecipeError, UsageError
+
+__all__ = ["Recipe", "read_recipe"]
+
+_PATHS = ("model", "data", "plan", "out")
+
+
+class Recipe(BaseModel):
+    """Options of the quantize pipeline; paths in a recipe file are relative to that file.
+
+    - ``model``: float ONNX network; ``input_size_wh`` where its own is not fixed; ``head`` where its outputs fit several.
+    - ``data``: data set (folder, dataset.yaml or COCO layout); ``images`` and ``calibration_images`` limit its two parts.
+    - ``target``: row of ``backends/targets.py``; ``wide``: its 16-bit precision (None: the target's own).
+    - ``mixed``: share (0–1) of ``mixed_by`` that may stay at 16 bit; None: no mixed network. ``plan``: a precision plan that
+      is applied instead.
+    - ``metric``: of the sensitivity analysis, on ``sensitivity_images`` calibration photos; ``ranges``: range estimator.
+    - ``runs``: inferences per variant in the latency measurement, 0 for none; ``threads``: None for every core.
+    - ``seed``: of what is drawn (calibration photos).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Literal[1] = 1
+    model: Path
+    data: Path
+    out: Path
+    target: str = "ort-cpu"
+    wide: Literal["fp16", "int16", "int16w16"] | None = None
+    mixed: float | None = None
+    mixed_by: Literal["layers", "macs", "latency"] = "layers"
+    plan: Path | None = None
+    metric: Literal["oks", "sqnr"] = "oks"
+    ranges: Literal["min-max", "moving-average", "percentile", "mse", "entropy"] = "mse"
+    head: str | None = None
+    input_size_wh: tuple[int, int] | None = None
+    images: int | None = Field(default=None, ge=1)
+    calibration_images: int | None = Field(default=None, ge=1)
+    sensitivity_images: int = Field(default=16, ge=1)
+    threads: int | None = Field(default=None, ge=1)
+    runs: int = Field(default=100, ge=0)
+    seed: int = 0
+
+    @field_validator("mixed")
+    @classmethod
+    def _share(cls, value: float | None) -> float | None:
+        if value is not None and not (math.isfinite(value) and 0.0 <= value <= 1.0):
+            raise UsageError(
+                "the share of the network to keep at 16 bit cannot be used",
+                expected="a number from 0 to 1, such as --mixed 0.3 for 30 %",
+                found=str(value),
+                do="give --mixed a share, not a percentage",
+            )
+        return value
+
+
+def read_recipe(path: str | os.PathLike[str], **overrides: Any) -> Recipe:
+    """Read a recipe; ``overrides`` (not None) replace its fields. ``out`` defaults to ``runs/NAME`` in the working folder.
+
+    Raises RecipeError for a missing file, broken YAML, an unknown key or a value that cannot be used.
+    """
+    file = Path(path)
+    try:
+        document = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RecipeError(
+            f"the recipe {file} cannot be read",
+            expected="a YAML file with the fields of a recipe",
+            found=" ".join(str(error).split())[:200],
+        ) from error
+    if not isinstance(document, dict):
+        raise RecipeError(
+            f"the recipe {file} has no fields", expected="model: …, data: … at least", found=type(document).__name__
+        )
+    for name in _PATHS:
+        if isinstance(document.get(name), str):
+            document[name] = str(file.parent / Path(document[name]).expanduser())
+    document |= {name: value for name, value in overrides.items() if value is not None}
+    document.setdefault("out", str(Path("runs") / file.stem))
+    try:
+        return Recipe.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise RecipeError(
+            f"the recipe {file} is not valid at {'.'.join(map(str, first['loc'])) or 'its top'}",
+            expected=f"fields of a recipe: {', '.join(Recipe.model_fields)}",
+            found=f"{first.get('input')!r}"[:120] + f" ({first['msg']})",
+        ) from error
