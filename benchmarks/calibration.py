@@ -30,7 +30,9 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--photos", type=int, default=None)
     parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--only-memory", action="store_true", help="calibrate once and print the peak memory (used by itself)")
+    parser.add_argument(
+        "--only-memory", action="store_true", help="calibrate once and print the peak memory (used by itself)"
+    )
     options = parser.parse_args()
     model = load_network(options.model)
     paths = calibration_set_of(open_data_source(options.data), options.photos).paths
@@ -54,11 +56,21 @@ def main() -> None:
     print(f"plain inference {np.median(plain_s):.2f} s, calibration {np.median(calibration_s):.2f} s (medians)")
     print(f"calibration / plain inference: median {np.median(ratios):.2f}, {ratios.min():.2f} to {ratios.max():.2f}")
     peaks = [_peak(options, photos) for photos in (16, len(paths))]
-    print(f"peak memory: {peaks[0]:.0f} MB for 16 photos, {peaks[1]:.0f} MB for {len(paths)}: {peaks[1] / peaks[0]:.3f} x")
+    print(
+        f"peak memory: {peaks[0]:.0f} MB for 16 photos, {peaks[1]:.0f} MB for {len(paths)}: {peaks[1] / peaks[0]:.3f} x"
+    )
 
 
 def _peak(options: argparse.Namespace, photos: int) -> float:
-    command = [sys.executable, __file__, str(options.model), str(options.data), "--photos", str(photos), "--only-memory"]
+    command = [
+        sys.executable,
+        __file__,
+        str(options.model),
+        str(options.data),
+        "--photos",
+        str(photos),
+        "--only-memory",
+    ]
     answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return float(json.loads(answer)["peak_rss_mb"])
 

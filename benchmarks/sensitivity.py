@@ -39,7 +39,9 @@ def main() -> None:
     view = GraphView(model)
     head = detect_head({name: view.shape(name) or () for name in view.outputs}, network_input(model).input_size_wh)
     feeds = list(image_feeds(paths[: options.photos], network_input(model)))
-    quantizer.quantize_only({layer.name: Precision.INT8 for layer in quantizer.layers})  # ranges are found once, for both
+    quantizer.quantize_only(
+        {layer.name: Precision.INT8 for layer in quantizer.layers}
+    )  # ranges are found once, for both
 
     started = time.perf_counter()
     ranking = analyse_sensitivity(quantizer, head, feeds, metric="oks")
@@ -53,7 +55,10 @@ def main() -> None:
                 non_maximum_suppression(people.boxes_xyxy, people.scores)
     whole_s = time.perf_counter() - started
     print(f"layers {len(quantizer.layers)}, photos {len(feeds)}, people {ranking.people}")
-    print(f"cut behind each layer {cut_s:.1f} s, whole network per layer and photo {whole_s:.1f} s: {whole_s / cut_s:.2f} x faster")
+    print(
+        f"cut behind each layer {cut_s:.1f} s, whole network per layer and photo {whole_s:.1f} s: "
+        f"{whole_s / cut_s:.2f} x faster"
+    )
     print(f"peak memory of both {peak_rss_mb():.0f} MB")
 
 

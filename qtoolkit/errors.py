@@ -47,7 +47,8 @@ class QtoolError(Exception):
         self.found = found
         self.do = do
         parts = [what]
-        parts += [f"  {label}: {text}" for label, text in (("expected", expected), ("found", found), ("do", do)) if text]
+        labelled = (("expected", expected), ("found", found), ("do", do))
+        parts += [f"  {label}: {text}" for label, text in labelled if text]
         super().__init__("\n".join(parts))
 
 

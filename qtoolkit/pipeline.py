@@ -2,98 +2,59 @@
 
     open → calibrate → rank layers → select 16-bit layers → quantize → evaluate → bench → scorecard → report
 
-Each stage takes what came before, writes files below the output folder, and is not run again while its inputs and options
-hash the same: an interrupted run goes on where it stopped.
+Each stage takes what came before, writes files below the output folder, and is not run again while its inputs and
+options hash the same: an interrupted run goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import onnx
-from numpy.typing import NDArray
 
 import qtoolkit
-from qtoolkit.artifacts.files import atomic_path, prepare_out_dir, sha256_file, write_bytes, write_text
-from qtoolkit.artifacts.plan import Precision, PrecisionPlan, uniform_plan
-from qtoolkit.artifacts.scorecard import DataFacts, LatencyFigures, ModelFacts, Scorecard
+from qtoolkit.artifacts.files import atomic_path, sha256_file, write_bytes, write_text
+from qtoolkit.artifacts.plan import Precision, PrecisionPlan
+from qtoolkit.artifacts.scorecard import LatencyFigures, Scorecard
 from qtoolkit.artifacts.sensitivity import Sensitivity
-from qtoolkit.artifacts.stages import StageStore
-from qtoolkit.artifacts.target import Target
 from qtoolkit.backends.onnxruntime_cpu import OnnxRuntimeCpu
-from qtoolkit.backends.table import RUNNERS
-from qtoolkit.backends.targets import find_target
-from qtoolkit.bench.cost import network_cost
+from qtoolkit.backends.throughput import worker_count
 from qtoolkit.bench.environment import capture_environment
 from qtoolkit.bench.latency import measure_latency
-from qtoolkit.data.calibration_set import CalibrationSet, calibration_set_of, check_disjoint
 from qtoolkit.data.people import People
-from qtoolkit.data.samples import Samples, SkippedImage
-from qtoolkit.data.sources import open_data_source
-from qtoolkit.evaluation.heads import Head, detect_head
+from qtoolkit.data.samples import SkippedImage
 from qtoolkit.evaluation.pose_network import PoseNetwork, predict_set
 from qtoolkit.evaluation.predictions import read_predictions, write_predictions
-from qtoolkit.graph.layers import Layer, find_layers
-from qtoolkit.graph.load import NetworkInput, load_network, network_input
 from qtoolkit.graph.neighbours import wide_implications
-from qtoolkit.graph.view import GraphView
 from qtoolkit.numerics.ranges import RangeEstimator
-from qtoolkit.quantization.assess import accuracy_figures, latency_figures, variant_row
+from qtoolkit.quantization.assess import latency_figures
 from qtoolkit.quantization.calibrate import CalibrationStatistics, calibrate, calibration_key, calibration_tensors
-from qtoolkit.quantization.feeds import image_feeds
 from qtoolkit.quantization.layer_times import added_ms
-from qtoolkit.quantization.ptq import Quantizer, supported_plan, wide_precision
+from qtoolkit.quantization.ptq import Quantizer
+from qtoolkit.quantization.run import Progress, Run, open_run
+from qtoolkit.quantization.score import score_variants
 from qtoolkit.quantization.selection import Budget, plan_from_selection
 from qtoolkit.quantization.sensitivity import analyse_sensitivity
 from qtoolkit.recipe import Recipe
 
-__all__ = ["Progress", "QuantizeResult", "Run", "calibrate_stage", "open_run", "quantize", "rank_stage", "select_stage"]
-
-Progress = Callable[[str, int, int], None]
-"""Called with (stage, done, total)."""
+__all__ = [
+    "Progress",
+    "QuantizeResult",
+    "Run",
+    "bench_stage",
+    "calibrate_stage",
+    "evaluate_stage",
+    "open_run",
+    "quantize",
+    "quantize_stage",
+    "rank_stage",
+    "select_stage",
+]
 
 _LATENCY_FEEDS = 4
-
-
-@dataclass(frozen=True, eq=False)
-class Run:
-    """What every stage of one run works on: the prepared float network, its head, the photos, the folder."""
-
-    recipe: Recipe
-    target: Target
-    wide: Precision
-    model: onnx.ModelProto
-    model_sha256: str
-    layers: tuple[Layer, ...]
-    head: Head
-    samples: Samples
-    calibration: CalibrationSet
-    store: StageStore
-    progress: Progress
-    data_name: str
-    skipped: tuple[SkippedImage, ...] = ()
-
-    @property
-    def out(self) -> Path:
-        """The output folder."""
-        return self.store.folder
-
-    @property
-    def input(self) -> NetworkInput:
-        """Name and shape of the network's input."""
-        return network_input(self.model)
-
-    def calibration_feeds(self, limit: int | None = None) -> Iterator[Mapping[str, NDArray[Any]]]:
-        """The calibration photos as feeds; ``limit`` of them, spread evenly over the set."""
-        paths = self.calibration.paths
-        if limit is not None and limit < len(paths):
-            paths = tuple(paths[i] for i in np.linspace(0, len(paths) - 1, limit).round().astype(int))
-        return image_feeds(paths, self.input)
+_SAMPLE_SIZE = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,44 +77,21 @@ def quantize(recipe: Recipe, progress: Progress = lambda stage, done, total: Non
     plans = quantize_stage(run, quantizer, plan)
     people = {variant: evaluate_stage(run, variant) for variant in plans}
     latencies = bench_stage(run, list(plans))
-    scorecard = scorecard_stage(run, plans, people, latencies)
+    scorecard = score_variants(run, plans, people, latencies)
+    scorecard.write(run.out / "scorecard.json")
     return QuantizeResult(run.out, scorecard, plan, sensitivity, run.skipped)
-
-
-def open_run(recipe: Recipe, progress: Progress = lambda stage, done, total: None) -> Run:
-    """Check every input before any work is done, and write the prepared network as ``model.float.onnx``."""
-    target = find_target(recipe.target)
-    wide = wide_precision(target, recipe.wide)
-    plan = PrecisionPlan.read(recipe.plan) if recipe.plan else None
-    model = load_network(recipe.model, input_size_wh=recipe.input_size_wh)
-    layers = find_layers(model)
-    if plan is not None:
-        plan.check_layers(layer.name for layer in layers)
-    view = GraphView(model)
-    head = detect_head({name: view.shape(name) or () for name in view.outputs}, network_input(model).input_size_wh, recipe.head)
-    source = open_data_source(recipe.data)
-    samples = source.evaluation_samples(recipe.images, lambda done, total: progress("reading photos", done, total))
-    calibration = calibration_set_of(source, recipe.calibration_images, recipe.seed)
-    check_disjoint(calibration, samples)
-    store = StageStore(prepare_out_dir(recipe.out))
-    path = store.folder / "model.float.onnx"
-    write_bytes(path, model.SerializeToString(deterministic=True))
-    return Run(
-        recipe, target, wide, model, sha256_file(path), layers, head, samples, calibration, store, progress, source.name,
-        (*samples.skipped, *calibration.skipped),
-    )  # fmt: skip
 
 
 def calibrate_stage(run: Run) -> Quantizer:
     """Statistics of every tensor a plan may quantize, kept in ``calib/`` by content hash."""
     tensors = calibration_tensors(run.model, run.target)
-    key = calibration_key(run.model, tensors, run.calibration.sha256, 4096)
+    key = calibration_key(run.model, tensors, run.calibration.sha256, _SAMPLE_SIZE)
     path = run.out / "calib" / f"{key[:16]}.npz"
     statistics = CalibrationStatistics.read(path, key)
     if statistics is None:
         total = len(run.calibration)
         statistics = calibrate(
-            run.model, tensors, run.calibration_feeds(), key=key, threads=run.recipe.threads,
+            run.model, tensors, run.calibration_feeds(), key=key, sample_size=_SAMPLE_SIZE, threads=run.recipe.threads,
             progress=lambda done: run.progress("calibrating", done, total),
         )  # fmt: skip
         path.parent.mkdir(exist_ok=True)
@@ -189,7 +127,7 @@ def rank_stage(run: Run, quantizer: Quantizer) -> Sensitivity:
 
 def _with_times(run: Run, quantizer: Quantizer, ranking: Sensitivity) -> Sensitivity:
     names = [layer.name for layer in run.layers]
-    plans = [_uniform(run, precision) for precision in (run.wide, Precision.INT8)]
+    plans = [run.uniform_plan(precision) for precision in (run.wide, Precision.INT8)]
     wide_model, int8_model = (quantizer.quantize(plan).model for plan in plans)
     feed = next(iter(run.calibration_feeds(1)))
     times = added_ms(wide_model, int8_model, frozenset(names), feed, run.recipe.threads)
@@ -204,8 +142,12 @@ def select_stage(run: Run, sensitivity: Sensitivity | None) -> PrecisionPlan | N
         plan = PrecisionPlan.read(recipe.plan)
     elif recipe.mixed is not None and sensitivity is not None:
         fixed = {layer.name: run.wide for layer in run.layers if layer.op_type not in run.target.int8_layers}
-        implications = [pair for pair in wide_implications(run.model, run.target) if not fixed.keys() & set(pair)]
-        chosen = plan_from_selection(sensitivity, Budget(recipe.mixed, recipe.mixed_by), run.wide, implications=implications)
+        rules = wide_implications(run.model, run.target)
+        chosen = plan_from_selection(
+            sensitivity, Budget(recipe.mixed, recipe.mixed_by), run.wide,
+            implications=[pair for pair in rules if not fixed.keys() & set(pair)],
+            required=[forced for by, forced in rules if by in fixed and forced not in fixed],
+        )  # fmt: skip
         precisions = {layer.name: fixed.get(layer.name) or chosen.layers[layer.name] for layer in run.layers}
         plan = chosen.model_copy(update={"layers": precisions})
     else:
@@ -214,39 +156,41 @@ def select_stage(run: Run, sensitivity: Sensitivity | None) -> PrecisionPlan | N
     return plan
 
 
-def _uniform(run: Run, precision: Precision) -> PrecisionPlan:
-    facts = {"model_sha256": run.model_sha256, "target": run.target.name, "made_by": f"all layers {precision.value}"}
-    return supported_plan(uniform_plan((layer.name for layer in run.layers), precision, **facts), run.layers, run.target)
-
-
 def quantize_stage(run: Run, quantizer: Quantizer, mixed: PrecisionPlan | None) -> dict[str, PrecisionPlan]:
     """``model.VARIANT.onnx`` of each variant; returns the plan of each, ``float`` first."""
-    plans = {"16bit": _uniform(run, run.wide), "int8": _uniform(run, Precision.INT8)}
+    plans = {"16bit": run.uniform_plan(run.wide), "int8": run.uniform_plan(Precision.INT8)}
     if mixed is not None:
         plans["mixed"] = mixed
     for done, (variant, plan) in enumerate(plans.items(), start=1):
-        path = run.out / f"model.{variant}.onnx"
-        inputs = [run.model_sha256, quantizer.statistics.key, run.recipe.ranges, plan.model_dump(mode="json"), qtoolkit.__version__]
+        path = run.network(variant)
+        inputs = [
+            run.model_sha256,
+            quantizer.statistics.key,
+            run.recipe.ranges,
+            plan.model_dump(mode="json"),
+            qtoolkit.__version__,
+        ]
 
         def make(path: Path = path, plan: PrecisionPlan = plan) -> None:
             write_bytes(path, quantizer.quantize(plan).model.SerializeToString(deterministic=True))
 
         run.store.run(f"quantize-{variant}", inputs, [path], make)
         run.progress("quantizing", done, len(plans))
-    return {"float": _uniform(run, Precision.FP32), **plans}
+    return {"float": run.uniform_plan(Precision.FP32), **plans}
 
 
 def evaluate_stage(run: Run, variant: str) -> dict[int, People]:
     """The people each network finds on the evaluation photos, on ONNX Runtime, kept as npz."""
-    network = run.out / f"model.{variant}.onnx"
+    network = run.network(variant)
     path = run.store.path("people", f"{variant}.npz")
 
     def make() -> None:
-        with OnnxRuntimeCpu(network, threads=run.recipe.threads) as runner:
-            poses = PoseNetwork(runner, run.head)
+        with OnnxRuntimeCpu(network, threads=1) as runner:
             people, _ = predict_set(
-                poses, run.samples.samples, lambda done, total: run.progress(f"evaluating {variant}", done, total)
-            )
+                PoseNetwork(runner, run.head), run.samples,
+                lambda done, total: run.progress(f"evaluating {variant}", done, total),
+                workers=worker_count(run.recipe.threads),
+            )  # fmt: skip
         write_predictions(path, people)
 
     run.store.run(f"evaluate-{variant}", [sha256_file(network), run.samples.sha256, run.recipe.head], [path], make)
@@ -255,9 +199,9 @@ def evaluate_stage(run: Run, variant: str) -> dict[int, People]:
 
 def bench_stage(run: Run, variants: list[str]) -> dict[str, LatencyFigures]:
     """Latency of all variants in one run on the target's own runtime; none where it does not run here."""
-    if run.recipe.runs == 0 or run.target.backend not in RUNNERS:
+    if run.recipe.runs == 0 or not run.runs_here:
         return {}
-    networks = {variant: run.out / f"model.{variant}.onnx" for variant in variants}
+    networks = {variant: run.network(variant) for variant in variants}
     path, feeds_path = run.store.path("latency.json"), run.store.path("latency-feeds.npy")
     inputs = [
         {variant: sha256_file(network) for variant, network in networks.items()}, run.recipe.runs, run.recipe.threads,
@@ -269,7 +213,8 @@ def bench_stage(run: Run, variants: list[str]) -> dict[str, LatencyFigures]:
         with atomic_path(feeds_path) as temporary, temporary.open("wb") as stream:
             np.save(stream, np.concatenate(feeds))
         results = measure_latency(
-            networks, threads=run.recipe.threads, runs=run.recipe.runs, feeds_path=feeds_path, backend=run.target.backend,
+            networks, threads=run.recipe.threads, runs=run.recipe.runs, feeds_path=feeds_path,
+            backend=run.target.backend,
             progress=lambda done, total: run.progress("measuring latency", done, total),
         )  # fmt: skip
         figures = {variant: latency_figures(result).model_dump(mode="json") for variant, result in results.items()}
@@ -278,56 +223,3 @@ def bench_stage(run: Run, variants: list[str]) -> dict[str, LatencyFigures]:
     run.store.run("bench", inputs, [path], make)
     figures = json.loads(path.read_text(encoding="utf-8"))
     return {variant: LatencyFigures.model_validate(figures[variant]) for variant in variants}
-
-
-def scorecard_stage(
-    run: Run,
-    plans: Mapping[str, PrecisionPlan],
-    people: Mapping[str, Mapping[int, People]],
-    latencies: Mapping[str, LatencyFigures],
-) -> Scorecard:
-    """``scorecard.json``: one row per variant, and the conditions all of them hold under."""
-    cost = network_cost(run.model)
-    simulated = run.target.backend not in RUNNERS
-    runtime = "ort-cpu (simulating the target)" if simulated else "ort-cpu"
-    rows = []
-    for done, (variant, plan) in enumerate(plans.items(), start=1):
-        accuracy = accuracy_figures(people[variant], people["float"], run.samples, runtime)
-        path = run.out / f"model.{variant}.onnx"
-        rows.append(variant_row(variant, path, plan, run.layers, cost.gmacs, accuracy, latencies.get(variant)))
-        run.progress("scoring", done, len(plans))
-    scorecard = Scorecard(
-        qtoolkit=qtoolkit.__version__,
-        target=run.target.name,
-        model=ModelFacts(
-            name=run.recipe.model.name, sha256=sha256_file(run.recipe.model), input_size_wh=run.input.input_size_wh,
-            gmacs=cost.gmacs, params_m=cost.params_m,
-        ),
-        data=DataFacts(
-            name=run.data_name, images=len(people["float"]), sha256=run.samples.sha256, skipped=len(run.skipped),
-            calibration_images=len(run.calibration), calibration_sha256=run.calibration.sha256,
-        ),
-        environment=capture_environment().model_dump(mode="json"),
-        settings=_settings(run.recipe),
-        rows=tuple(rows),
-        notes=_notes(run, latencies),
-    )  # fmt: skip
-    scorecard.write(run.out / "scorecard.json")
-    return scorecard
-
-
-def _settings(recipe: Recipe) -> dict[str, Any]:
-    """The options that shaped the figures; no paths, which are this machine's."""
-    return recipe.model_dump(mode="json", exclude={"model", "data", "out", "plan", "version"})
-
-
-def _notes(run: Run, latencies: Mapping[str, LatencyFigures]) -> tuple[str, ...]:
-    notes = ["Outputs of the last layers and everything behind them (the decode arithmetic) are in float in every network."]
-    if run.target.wide_is_slower_note and latencies:
-        notes.append(run.target.wide_is_slower_note + ".")
-    if run.target.backend not in RUNNERS:
-        notes.append(f"Target {run.target.name} does not run here: AP is that of its Q/DQ network in ONNX Runtime; no latency.")
-    if run.skipped:
-        notes.append(f"{len(run.skipped)} photos could not be used.")
-    return tuple(notes)
-

@@ -20,12 +20,15 @@ _PATHS = ("model", "data", "plan", "out")
 class Recipe(BaseModel):
     """Options of the quantize pipeline; paths in a recipe file are relative to that file.
 
-    - ``model``: float ONNX network; ``input_size_wh`` where its own is not fixed; ``head`` where its outputs fit several.
-    - ``data``: data set (folder, dataset.yaml or COCO layout); ``images`` and ``calibration_images`` limit its two parts.
+    - ``model``: float ONNX network; ``input_size_wh`` where its own is not fixed; ``head`` where its outputs fit
+      several.
+    - ``data``: data set (folder, dataset.yaml or COCO layout); ``images`` and ``calibration_images`` limit its two
+      parts.
     - ``target``: row of ``backends/targets.py``; ``wide``: its 16-bit precision (None: the target's own).
-    - ``mixed``: share (0–1) of ``mixed_by`` that may stay at 16 bit; None: no mixed network. ``plan``: a precision plan that
-      is applied instead.
-    - ``metric``: of the sensitivity analysis, on ``sensitivity_images`` calibration photos; ``ranges``: range estimator.
+    - ``mixed``: share (0–1) of ``mixed_by`` that may stay at 16 bit; None: no mixed network. ``plan``: a precision plan
+      that is applied instead.
+    - ``metric``: of the sensitivity analysis, on ``sensitivity_images`` calibration photos; ``ranges``: range
+      estimator.
     - ``runs``: inferences per variant in the latency measurement, 0 for none; ``threads``: None for every core.
     - ``seed``: of what is drawn (calibration photos).
     """
@@ -66,7 +69,8 @@ class Recipe(BaseModel):
 
 
 def read_recipe(path: str | os.PathLike[str], **overrides: Any) -> Recipe:
-    """Read a recipe; ``overrides`` (not None) replace its fields. ``out`` defaults to ``runs/NAME`` in the working folder.
+    """Read a recipe; ``overrides`` (not None) replace its fields. ``out`` defaults to ``runs/NAME`` in the working
+    folder.
 
     Raises RecipeError for a missing file, broken YAML, an unknown key or a value that cannot be used.
     """

@@ -112,9 +112,9 @@ def _check_device(device: str) -> None:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """File names, whole paths where two networks share one, and a number where even the path is given twice."""
+    """File names, whole paths where two files share one, and a number where one file is given twice."""
     file_names = [path.name for path in paths]
-    names = [path.name if file_names.count(path.name) == 1 else str(path) for path in paths]
+    names = [path.name if file_names.count(path.name) == paths.count(path) else str(path) for path in paths]
     return [
         f"{name} #{names[: place + 1].count(name)}" if names.count(name) > 1 else name
         for place, name in enumerate(names)
@@ -180,8 +180,9 @@ def _print_table(results: Mapping[str, LatencyResult], gmacs: Mapping[str, float
 
     print_table(bench_table([(name, latency_figures(result)) for name, result in results.items()], gmacs))
     first = next(iter(results.values()))
-    shapes = ", ".join(sorted({str(result.input_shapes) for result in results.values()}))
-    click.echo(f"{first.count} inferences each, in turns of {first.block} · inputs: {inputs} {shapes}")
+    shapes = {shape for result in results.values() for shape in result.input_shapes.values()}
+    sizes = ", ".join("×".join(map(str, shape)) for shape in sorted(shapes))
+    click.echo(f"{first.count} inferences each, in turns of {first.block} · inputs: {inputs}, {sizes}")
     unstable = [name for name, result in results.items() if not result.warm_up_stable]
     if unstable:
         click.echo(f"times did not settle in the warm-up of: {', '.join(unstable)}; the machine is busy", err=True)

@@ -24,11 +24,15 @@ def command() -> None:
     """Check a data set."""
 
 
-@command.command("check", epilog="\b\nExample:\n  qtool data check coco\n\nExit code 1 where a fault is found.")
+@command.command(
+    "check",
+    short_help="Look at every photo and every label.",
+    epilog="\b\nExample:\n  qtool data check coco\n\nExit code 1 where a fault is found.",
+)
 @click.argument("data", type=click.Path(path_type=Path))
 @quiet_option
 @json_option
-def check(data: Path, quiet: bool, as_json: bool) -> None:
+def _check(data: Path, quiet: bool, as_json: bool) -> None:
     """Decode every photo and read every label of DATA, and report all that is wrong or odd."""
     from qtoolkit.data.check import check_data_source
     from qtoolkit.data.sources import open_data_source
@@ -49,10 +53,14 @@ def check(data: Path, quiet: bool, as_json: bool) -> None:
         )
 
 
-@command.command("synth", epilog="\b\nExample:\n  qtool data synth --out people")
+@command.command(
+    "synth",
+    short_help="Render people with labels (a later release).",
+    epilog="\b\nExample:\n  qtool data synth --out people",
+)
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Folder for the data set.")
 @json_option
-def synth(out: Path | None, as_json: bool) -> None:
+def _synth(out: Path | None, as_json: bool) -> None:
     """Render people with labels (comes with a later release)."""
     raise UnavailableError(
         "rendered people come with a later release",

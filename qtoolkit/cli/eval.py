@@ -99,7 +99,7 @@ def _print_record(record: NetworkEvaluation) -> None:
     runtime = record.runtime
     width, height = record.input_size_wh
     footer = [
-        f"{runtime['runtime']} {runtime['version']} · {runtime['threads']} threads · input {width}×{height} · "
+        f"{runtime['runtime']} {runtime['version']} · threads {runtime['threads']} · input {width}×{height} · "
         f"head {record.head} · score threshold {record.score_threshold:g} · IoU threshold {record.iou_threshold:g}",
         f"{record.data} · network {record.model_sha256[:12]} · data {record.data_sha256[:12]}",
     ]

@@ -36,7 +36,9 @@ def note_result(ctx: click.Context) -> None:
 
 def show_failure(error: QtoolError, ctx: click.Context) -> None:
     """An error of qtoolkit, without a traceback."""
-    click.echo(f"qtool: error: {error}", err=True)
+    # Messages quote names and content of files, which must not steer the terminal.
+    text = "".join(letter if letter.isprintable() or letter == "\n" else "�" for letter in str(error))
+    click.echo(f"qtool: error: {text}", err=True)
     facts = {"what": error.what, "expected": error.expected, "found": error.found, "do": error.do}
     _show_json(ctx, facts, error.exit_code)
 

@@ -119,6 +119,7 @@ input_size_option: Decorator[Any] = click.option(
     "--input-size",
     "input_size_wh",
     type=InputSize(),
+    metavar="WxH",
     help="Input size in pixels, WxH or N for N x N; needed where the network leaves it open.",
 )
 

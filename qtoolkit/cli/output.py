@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["list_skipped", "listing", "print_json", "print_table", "skipped_records"]
 
 _LISTED = 10
-_WIDTH_OF_A_FILE = 120
+_WIDTH_OF_A_FILE = 140
 
 
 def print_json(document: Any) -> None:
@@ -31,7 +31,7 @@ def print_json(document: Any) -> None:
 
 
 def print_table(table: Table) -> None:
-    """A table as wide as the terminal, or 120 columns where stdout is a file or a pipe."""
+    """A table as wide as the terminal, or 140 columns where stdout is a file or a pipe."""
     from rich.console import Console
 
     fixed = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _WIDTH_OF_A_FILE
@@ -43,7 +43,7 @@ def list_skipped(skipped: Sequence[SkippedImage]) -> None:
     if skipped:
         from qtoolkit.reporting.cells import plain
 
-        lines = [f"{len(skipped)} photos could not be used and were left out:"]
+        lines = [f"photos that could not be used and were left out: {len(skipped)}"]
         lines += [f"  {plain(path.name)}: {plain(reason)}" for path, reason in skipped[:_LISTED]]
         if len(skipped) > _LISTED:
             lines.append(f"  … and {len(skipped) - _LISTED} more")

@@ -33,8 +33,8 @@ Examples:
   qtool quantize yolov8n-pose.onnx --data coco --plan plan.yaml --out runs/mine
 
 Calibrates on the part calib of the data set and measures on val. Writes model.float.onnx, model.16bit.onnx,
-model.int8.onnx and, with --mixed or --plan, model.mixed.onnx; scorecard.json, plan.yaml, sensitivity.json, report.md and
-report.html. A run that was stopped goes on where it was when the same command is given again."""
+model.int8.onnx and, with --mixed or --plan, model.mixed.onnx; scorecard.json, plan.yaml, sensitivity.json,
+report.md, report.html. A run that was stopped goes on where it was when the same command is given again."""
 
 
 @click.command("quantize", epilog=_EPILOG)

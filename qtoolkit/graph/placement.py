@@ -232,7 +232,8 @@ def _with_range_sources(
         for tensor in node.input
         if (tensor, 8) in pairs and len(view.consumer_indices(tensor)) == 1 and tensor not in view.outputs
     }
-    # If the end of a chain is read only by a Concat, the chain's own range stands: the Concat's would coarsen the others.
+    # If the end of a chain is read only by a Concat, the chain's own range stands: the Concat's would coarsen the
+    # others.
     for (tensor, bits), readers in pairs.items():
         sources = into_concat | behind_shapes if bits == 8 else behind_shapes
         yield (tensor, bits), readers, _root(sources, tensor)

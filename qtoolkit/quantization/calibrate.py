@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from qtoolkit.artifacts.files import atomic_path, sha256_bytes, sha256_json
 from qtoolkit.artifacts.target import Target
 from qtoolkit.backends.onnxruntime_cpu import OnnxRuntimeCpu
+from qtoolkit.backends.throughput import map_in_order, worker_count
 from qtoolkit.errors import DataSetError, ModelFileError, UsageError
 from qtoolkit.graph.activations import is_unit_interval
 from qtoolkit.graph.layers import decode_tail, find_layers
@@ -99,10 +100,11 @@ class CalibrationStatistics:
 
 
 def calibration_tensors(model: onnx.ModelProto, target: Target) -> tuple[str, ...]:
-    """Tensors whose range some plan on ``target`` may need: what layers and 8-bit operators before the tail read and make.
+    """Tensors whose range some plan on ``target`` may need: what layers and 8-bit operators before the tail read and
+    make.
 
-    Left out is what needs no statistics: tensors that are 0 … 1 by their making, and outputs of shape operators, whose range
-    is that of their input.
+    Left out is what needs no statistics: tensors that are 0 … 1 by their making, and outputs of shape operators, whose
+    range is that of their input.
     """
     view, tail = GraphView(model), decode_tail(model)
     layers = {layer.name: layer for layer in find_layers(model)}
@@ -149,17 +151,20 @@ def calibrate(
     """Run every image of ``feeds`` once through the float network and gather statistics of ``tensors``.
 
     Extremes are exact, histograms hold ``sample_size`` values of each tensor and image. Memory does not grow with the
-    number of images. Raises DataSetError where there is no image, ModelFileError where a tensor becomes NaN or
-    infinite.
+    number of images; ``threads`` images are under way at a time (None: one per core). Raises DataSetError where there
+    is no image, ModelFileError where a tensor becomes NaN or infinite.
     """
     measuring, measured = add_statistics(model, tensors, sample_size)
     histograms = {tensor: StreamingHistogram() for tensor in tensors}
     extremes: dict[str, list[tuple[float, float]]] = {tensor: [] for tensor in tensors}
     images = 0
-    with OnnxRuntimeCpu(measuring, threads=threads, low_memory=True) as runner:
-        for feed in feeds:
-            offset = np.array([images * _OFFSET_STEP], np.int64)
-            values = runner.infer({**feed, OFFSET_INPUT: offset})
+    with OnnxRuntimeCpu(measuring, threads=1, low_memory=True) as runner:
+
+        def measure(numbered: tuple[int, Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+            index, feed = numbered
+            return runner.infer({**feed, OFFSET_INPUT: np.array([index * _OFFSET_STEP], np.int64)})
+
+        for values in map_in_order(measure, enumerate(feeds), worker_count(threads)):
             for tensor, names in measured.items():
                 extremes[tensor].append(_extremes(tensor, names, values))
                 histograms[tensor].update(values[names.sample])

@@ -25,10 +25,13 @@ from qtoolkit.artifacts.plan import Precision, PrecisionPlan
 from qtoolkit.artifacts.sensitivity import Sensitivity
 from qtoolkit.errors import UsageError
 
-__all__ = ["BUDGET_UNITS", "Budget", "BudgetUnit", "plan_from_selection", "select_layers"]
+__all__ = ["BUDGET_UNITS", "Budget", "BudgetUnit", "budget_costs", "plan_from_selection", "select_layers"]
 
 BudgetUnit = Literal["layers", "macs", "latency"]
 BUDGET_UNITS: tuple[BudgetUnit, ...] = ("layers", "macs", "latency")
+# The solver's tolerances are absolute: the smallest it takes, and an objective that makes the tie-break large beside them.
+_TOLERANCE = 1e-10
+_OBJECTIVE = 1e4
 _TIE_BREAK = 1e-9
 # Some versions of highspy carry types, others do not.
 _HIGHS: Any = highspy.Highs
@@ -118,17 +121,19 @@ def _program(
     names = list(losses)
     index = {name: i for i, name in enumerate(names)}
     # Scaled, because losses may be as small as the solver's tolerances.
-    gain = _scaled([losses[name] for name in names])
+    gain = _OBJECTIVE * _scaled([losses[name] for name in names])
     price = _scaled([costs[name] for name in names])
     model = _HIGHS()
     model.setOptionValue("output_flag", False)
     model.setOptionValue("threads", 1)
     model.setOptionValue("mip_rel_gap", 0.0)
-    model.setOptionValue("mip_abs_gap", 1e-12)
+    model.setOptionValue("mip_abs_gap", 0.0)
+    for tolerance in ("primal_feasibility_tolerance", "dual_feasibility_tolerance", "mip_feasibility_tolerance"):
+        model.setOptionValue(tolerance, _TOLERANCE)
     for i, name in enumerate(names):
         model.addVar(1.0 if name in required else 0.0, 1.0)
         model.changeColIntegrality(i, highspy.HighsVarType.kInteger)
-        model.changeColCost(i, -float(gain[i]) + _TIE_BREAK * float(price[i]))
+        model.changeColCost(i, _OBJECTIVE * _TIE_BREAK * float(price[i]) - float(gain[i]))
     columns = np.arange(len(names), dtype=np.int32)
     bound = limit / _largest(costs.values())
     model.addRow(-highspy.kHighsInf, bound + 1e-9, len(names), columns, price)

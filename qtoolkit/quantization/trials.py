@@ -20,6 +20,7 @@ from onnx import helper
 
 from qtoolkit.artifacts.plan import Precision
 from qtoolkit.backends.onnxruntime_cpu import OnnxRuntimeCpu
+from qtoolkit.backends.throughput import map_in_order, worker_count
 from qtoolkit.graph.subgraph import downstream_cut, extract
 from qtoolkit.graph.view import GraphView, node_name
 from qtoolkit.quantization.ptq import Quantizer
@@ -85,13 +86,12 @@ def run_trials(
     bytes_each = 4 * sum(prod(view.shape(name) or (1,)) for name in held)
     group_size = max(1, cache_bytes // max(bytes_each, 1))
     photos = done = 0
-    with OnnxRuntimeCpu(_with_outputs(model, cached), threads=threads) as float_runner:
+    with OnnxRuntimeCpu(_with_outputs(model, cached), threads=1) as float_runner:
         for first, group in _groups(feeds, group_size):
-            tensors: list[dict[str, NDArray[Any]]] = []
-            for index, feed in enumerate(group):
-                values = {**feed, **float_runner.infer(feed)}
+            results = map_in_order(float_runner.infer, group, worker_count(threads))
+            tensors = [{**feed, **result} for feed, result in zip(group, results, strict=True)]
+            for index, values in enumerate(tensors):
                 judge(first + index, None, {name: values[name] for name in view.outputs})
-                tensors.append(values)
             photos += len(tensors)
             for trial in trials:
                 for index, outputs in enumerate(_trial_outputs(trial, tensors, threads)):
@@ -108,9 +108,9 @@ def _trial_outputs(trial: LayerTrial, tensors: Sequence[Feeds], threads: int | N
     if trial.part is None:
         yield from ({} for _ in tensors)
         return
-    with OnnxRuntimeCpu(trial.part, threads=threads) as runner:
-        for values in tensors:
-            yield runner.infer({name: values[name] for name in trial.inputs})
+    with OnnxRuntimeCpu(trial.part, threads=1) as runner:
+        cuts = ({name: values[name] for name in trial.inputs} for values in tensors)
+        yield from map_in_order(runner.infer, cuts, worker_count(threads))
 
 
 def _groups(feeds: Iterable[Feeds], size: int) -> Iterator[tuple[int, list[Feeds]]]:

@@ -44,7 +44,7 @@ def write_report(
     sensitivity: Sensitivity | None = None,
     plan: PrecisionPlan | None = None,
 ) -> tuple[Path, Path]:
-    """Write report.md and report.html, with plotly.min.js beside them where there is a drawing; return the first two's paths.
+    """Write report.md and report.html and return their paths; plotly.min.js stands beside where there is a drawing.
 
     Each file is whole or not there. Raises UsageError where the folder cannot be made or written.
     """

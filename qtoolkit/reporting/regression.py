@@ -21,7 +21,7 @@ _UNITS: dict[Metric, str] = {"ap": "points", "ap50": "points", "agreement": "poi
 _TITLES: dict[Metric, str] = {"ap": "AP", "ap50": "AP50", "agreement": "agreement", "latency": "p50", "size": "size"}
 _HIGHER_IS_BETTER: frozenset[Metric] = frozenset({"ap", "ap50", "agreement"})
 _EXAMPLE = "--max-drop ap=0.5,latency=5%"
-_AMOUNT = re.compile(r"(?P<number>\d+(?:\.\d*)?|\.\d+)\s*(?P<unit>%|ms|MB)?")
+_AMOUNT = re.compile(r"(?P<number>[0-9]{1,9}(?:\.[0-9]*)?|\.[0-9]+)\s*(?P<unit>%|ms|MB)?")
 # Far below any figure's last digit: 53.61 − 53.11 must not count as more than 0.5 for the sake of binary fractions.
 _ROUNDING = 1e-9
 # What XML 1.0 cannot hold in any form: https://www.w3.org/TR/xml/#charsets
@@ -83,9 +83,9 @@ def compare(scorecard: Scorecard, baseline: Scorecard, tolerances: Sequence[Tole
     """One result for each variant of the baseline and each tolerance, in that order.
 
     A variant that is only in the scorecard is new and not judged; one that is gone, and a figure that either side
-    lacks, is ``skipped``, with the reason. So is latency on another device, target, runtime, batch or number of threads, and a
-    modelled one beside a measured one: it is never compared. Raises UsageError where the two have other data (by hash
-    and number of images), another input size, or no variant in common.
+    lacks, is ``skipped``, with the reason. So is latency on another device, target, runtime, batch or number of
+    threads, and a modelled one beside a measured one: it is never compared. Raises UsageError where the two have other
+    data (by hash and number of images), another input size, or no variant in common.
     """
     _check_alike(scorecard, baseline)
     return tuple(
@@ -216,14 +216,13 @@ def _unlike(before: LatencyFigures, now: LatencyFigures) -> str:
 
 
 def _change(metric: Metric, old: float, new: float, worse_by: float) -> str:
-    decimals = 3 if metric == "latency" else 2
-    figures = f"{_TITLES[metric]} {old:.{decimals}f} → {new:.{decimals}f} {_UNITS[metric]}"
+    figures = f"{_TITLES[metric]} {old:.3f} → {new:.3f} {_UNITS[metric]}"
     if not math.isfinite(worse_by):
         return f"{figures}: not a number"
     if worse_by == 0:
         return f"{figures}: unchanged"
     relative = f" ({abs(worse_by / old):.1%})" if metric not in _HIGHER_IS_BETTER and old else ""
-    return f"{figures}: {abs(worse_by):.{decimals}f} {'worse' if worse_by > 0 else 'better'}{relative}"
+    return f"{figures}: {abs(worse_by):.3f} {'worse' if worse_by > 0 else 'better'}{relative}"
 
 
 def _remark(metric: Metric, before: ScorecardRow, now: ScorecardRow) -> str:

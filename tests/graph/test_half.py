@@ -29,9 +29,7 @@ def chain(parse_network):
 
 
 def casts(model):
-    return [
-        (node.input[0], node.output[0], node.attribute[0].i) for node in model.graph.node if node.op_type == "Cast"
-    ]
+    return [(node.input[0], node.output[0], node.attribute[0].i) for node in model.graph.node if node.op_type == "Cast"]
 
 
 def inferred_types(model):

@@ -215,7 +215,7 @@ def test_tensorrt_puts_nothing_between_a_convolution_and_its_activation(silu):
 
 
 def test_tensorrt_leaves_a_residual_add_between_float_layers_alone(silu):
-    far = {name: FP32 for name in ("c2f.in", "c2f.a", "c2f.b", "c2f.out", "down4")}
+    far = dict.fromkeys(("c2f.in", "c2f.a", "c2f.b", "c2f.out", "down4"), FP32)
     readers = readers_of(place_qdq(silu, all_at(silu, INT8) | far, TENSORRT))
     assert not any("c2f.add.node" in names for names in readers.values())
 

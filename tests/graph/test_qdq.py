@@ -106,9 +106,13 @@ def test_weights_and_biases_are_stored_as_integers_with_their_scales(two_convolu
     for layer in ("a", "b"):
         stored = view.constant(f"{layer}/{layer}.weight/quantized")
         scale = np.abs(original.constant(f"{layer}.weight")).max(axis=(1, 2, 3)) / np.float64(127)
-        np.testing.assert_array_equal(view.constant(f"{layer}/{layer}.weight/quantized/scale"), scale.astype(np.float32))
+        np.testing.assert_array_equal(
+            view.constant(f"{layer}/{layer}.weight/quantized/scale"), scale.astype(np.float32)
+        )
         np.testing.assert_array_equal(stored, quantize(original.constant(f"{layer}.weight"), weights[layer].params))
-        assert stored.dtype == np.int8 and np.abs(stored.astype(int)).max(axis=(1, 2, 3)).tolist() == [127] * len(stored)
+        assert stored.dtype == np.int8 and np.abs(stored.astype(int)).max(axis=(1, 2, 3)).tolist() == [127] * len(
+            stored
+        )
     tensor = {"a": "images", "b": "a.act"}
     for layer, source in tensor.items():
         sx, sw = activations[source, 8].scale, weights[layer].params.scale
@@ -210,7 +214,9 @@ def test_a_constant_that_only_the_body_of_an_if_reads_stays(parse_network, run_n
     model = onnx.shape_inference.infer_shapes(model)
     placement = place_qdq(model, {"a": INT8}, ORT_CPU)
     activations = {key: params_from_range(0.0, 255.0, UINT8) for key in placement.tensors}
-    weights = {"a": LayerWeights.quantized(GraphView(model).constant("w"), params_from_range([-127], [127], WEIGHT8, 0))}
+    weights = {
+        "a": LayerWeights.quantized(GraphView(model).constant("w"), params_from_range([-127], [127], WEIGHT8, 0))
+    }
     changed = insert_qdq(model, placement, activations, weights)
     onnx.checker.check_model(changed, full_check=True)
     x = np.full((1, 1, 2, 2), 7.0, np.float32)

@@ -218,7 +218,7 @@ class TestQuantize:
             pytest.param([0.5, 2.5], 1, 5, UINT16, [5, 7], [0, 2], id="half-to-even-before-the-zero-point"),
         ],
     )
-    def test_table(self, x: Any, scale: float, zero_point: int, grid: IntegerGrid, q: Any, y: Any) -> None:  # noqa: PLR0917
+    def test_table(self, x: Any, scale: float, zero_point: int, grid: IntegerGrid, q: Any, y: Any) -> None:
         held = params(scale, zero_point, grid)
         integers = quantize(np.float32(x), held)
         assert integers.dtype == grid.dtype

@@ -14,7 +14,7 @@ VOID = {"meta", "br", "link", "img"}
 
 
 class Page(HTMLParser):
-    """Checks that tags close in order; keeps tables, headings, tags with their attributes, and the text outside scripts."""
+    """Checks that tags close in order; keeps tables, headings, tags with attributes, and the text outside scripts."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

@@ -1,0 +1,116 @@
+"""What every stage of one run works on, checked before any work is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from qtoolkit.artifacts.files import prepare_out_dir, sha256_file, write_bytes
+from qtoolkit.artifacts.plan import Precision, PrecisionPlan, uniform_plan
+from qtoolkit.artifacts.stages import StageStore
+from qtoolkit.artifacts.target import Target
+from qtoolkit.backends.table import RUNNERS
+from qtoolkit.backends.targets import find_target
+from qtoolkit.data.calibration_set import CalibrationSet, calibration_set_of, check_disjoint
+from qtoolkit.data.samples import Samples, SkippedImage
+from qtoolkit.data.sources import open_data_source
+from qtoolkit.evaluation.heads import Head, detect_head
+from qtoolkit.graph.layers import Layer, find_layers
+from qtoolkit.graph.load import NetworkInput, load_network, network_input
+from qtoolkit.graph.view import GraphView
+from qtoolkit.quantization.feeds import image_feeds
+from qtoolkit.quantization.ptq import supported_plan, wide_precision
+from qtoolkit.recipe import Recipe
+
+__all__ = ["Progress", "Run", "open_run"]
+
+Progress = Callable[[str, int, int], None]
+"""Called with (stage, done, total)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What every stage of one run works on: the prepared float network, its head, the photos, the folder."""
+
+    recipe: Recipe
+    target: Target
+    wide: Precision
+    model: onnx.ModelProto
+    model_sha256: str
+    layers: tuple[Layer, ...]
+    head: Head
+    samples: Samples
+    calibration: CalibrationSet
+    store: StageStore
+    progress: Progress
+    data_name: str
+    skipped: tuple[SkippedImage, ...] = ()
+
+    @property
+    def out(self) -> Path:
+        """The output folder."""
+        return self.store.folder
+
+    @property
+    def input(self) -> NetworkInput:
+        """Name and shape of the network's input."""
+        return network_input(self.model)
+
+    def calibration_feeds(self, limit: int | None = None) -> Iterator[Mapping[str, NDArray[Any]]]:
+        """The calibration photos as feeds; ``limit`` of them, spread evenly over the set."""
+        paths = self.calibration.paths
+        if limit is not None and limit < len(paths):
+            paths = tuple(paths[i] for i in np.linspace(0, len(paths) - 1, limit).round().astype(int))
+        return image_feeds(paths, self.input)
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether the target's own runtime can run on this machine."""
+        return self.target.backend in RUNNERS
+
+    def network(self, variant: str) -> Path:
+        """The file of a variant's network."""
+        return self.out / f"model.{variant}.onnx"
+
+    def uniform_plan(self, precision: Precision) -> PrecisionPlan:
+        """Every layer at ``precision``; int8 layers that the target cannot run so at its 16 bit."""
+        facts = {
+            "model_sha256": self.model_sha256,
+            "target": self.target.name,
+            "made_by": f"all layers {precision.value}",
+        }
+        plan = uniform_plan((layer.name for layer in self.layers), precision, **facts)
+        return supported_plan(plan, self.layers, self.target)
+
+
+def open_run(recipe: Recipe, progress: Progress = lambda stage, done, total: None) -> Run:
+    """Check every input before any work is done, and write the prepared network as ``model.float.onnx``."""
+    target = find_target(recipe.target)
+    wide = wide_precision(target, recipe.wide)
+    plan = PrecisionPlan.read(recipe.plan) if recipe.plan else None
+    model = load_network(recipe.model, input_size_wh=recipe.input_size_wh)
+    layers = find_layers(model)
+    if plan is not None:
+        plan.check_layers(layer.name for layer in layers)
+    view = GraphView(model)
+    head = detect_head(
+        {name: view.shape(name) or () for name in view.outputs}, network_input(model).input_size_wh, recipe.head
+    )
+    source = open_data_source(recipe.data)
+    samples = source.evaluation_samples(recipe.images, lambda done, total: progress("reading photos", done, total))
+    calibration = calibration_set_of(source, recipe.calibration_images, recipe.seed)
+    check_disjoint(calibration, samples)
+    store = StageStore(prepare_out_dir(recipe.out))
+    path = store.folder / "model.float.onnx"
+    write_bytes(path, model.SerializeToString(deterministic=True))
+    return Run(
+        recipe, target, wide, model, sha256_file(path), layers, head, samples, calibration, store, progress,
+        source.name,
+        (*samples.skipped, *calibration.skipped),
+    )  # fmt: skip

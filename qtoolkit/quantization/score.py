@@ -1,0 +1,73 @@
+"""The scorecard of a run: one row per variant, and the conditions all of them hold under."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import qtoolkit
+from qtoolkit.artifacts.files import sha256_file
+from qtoolkit.artifacts.plan import PrecisionPlan
+from qtoolkit.artifacts.scorecard import DataFacts, LatencyFigures, ModelFacts, Scorecard
+from qtoolkit.bench.cost import network_cost
+from qtoolkit.bench.environment import capture_environment
+from qtoolkit.data.people import People
+from qtoolkit.quantization.assess import accuracy_figures, variant_row
+from qtoolkit.quantization.run import Run
+from qtoolkit.recipe import Recipe
+
+__all__ = ["score_variants"]
+
+
+def score_variants(
+    run: Run,
+    plans: Mapping[str, PrecisionPlan],
+    people: Mapping[str, Mapping[int, People]],
+    latencies: Mapping[str, LatencyFigures],
+) -> Scorecard:
+    """The scorecard: one row per variant, and the conditions all of them hold under."""
+    cost = network_cost(run.model)
+    simulated = not run.runs_here
+    runtime = "ort-cpu (simulating the target)" if simulated else "ort-cpu"
+    rows = []
+    for done, (variant, plan) in enumerate(plans.items(), start=1):
+        accuracy = accuracy_figures(people[variant], people["float"], run.samples, runtime)
+        path = run.network(variant)
+        rows.append(variant_row(variant, path, plan, run.layers, cost.gmacs, accuracy, latencies.get(variant)))
+        run.progress("scoring", done, len(plans))
+    return Scorecard(
+        qtoolkit=qtoolkit.__version__,
+        target=run.target.name,
+        model=ModelFacts(
+            name=run.recipe.model.name, sha256=sha256_file(run.recipe.model), input_size_wh=run.input.input_size_wh,
+            gmacs=cost.gmacs, params_m=cost.params_m,
+        ),
+        data=DataFacts(
+            name=run.data_name, images=len(people["float"]), sha256=run.samples.sha256, skipped=len(run.skipped),
+            calibration_images=len(run.calibration), calibration_sha256=run.calibration.sha256,
+        ),
+        environment=capture_environment().model_dump(mode="json"),
+        settings=_settings(run.recipe),
+        rows=tuple(rows),
+        notes=_notes(run, latencies),
+    )  # fmt: skip
+
+
+def _settings(recipe: Recipe) -> dict[str, Any]:
+    """The options that shaped the figures; no paths, which are this machine's."""
+    return recipe.model_dump(mode="json", exclude={"model", "data", "out", "plan", "version"})
+
+
+def _notes(run: Run, latencies: Mapping[str, LatencyFigures]) -> tuple[str, ...]:
+    notes = [
+        "Outputs of the last layers and everything behind them (the decode arithmetic) are in float in every network."
+    ]
+    if run.target.wide_is_slower_note and latencies:
+        notes.append(run.target.wide_is_slower_note + ".")
+    if not run.runs_here:
+        notes.append(
+            f"Target {run.target.name} does not run here: AP is that of its Q/DQ network in ONNX Runtime; no latency."
+        )
+    if run.skipped:
+        notes.append(f"{len(run.skipped)} photos could not be used.")
+    return tuple(notes)

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+
+import onnx
+import pytest
+
+from qtoolkit.bench import latency
+from qtoolkit.cli.bench import _names
+
+
+@pytest.fixture(autouse=True)
+def short_warm_up(monkeypatch):
+    monkeypatch.setattr(latency, "measure_latency", partial(latency.measure_latency, warmup_s=0.02))
+
+
+def test_the_table_has_figures_and_conditions(finished, qtool):
+    networks = [finished[1] / f"model.{variant}.onnx" for variant in ("float", "int8")]
+    result = qtool("bench", *networks, "--runs", "10", "--threads", "1")
+    assert result.exit_code == 0
+    heading = result.stdout.splitlines()[0]
+    assert all(title in heading for title in ("p50 ms", "p90 ms", "p99 ms", "images/s", "× first", "GMACs"))
+    assert "\nmodel.float.onnx " in result.stdout
+    assert "\nmodel.int8.onnx " in result.stdout
+    assert "1 thread · batch 1" in result.stdout
+    assert "10 inferences each, in turns of 1 · inputs: noise, 1×3×64×64" in result.stdout
+
+
+def test_json_with_photos(network, people, qtool):
+    result = qtool("bench", network, "--runs", "10", "--data", people, "--threads", "1", "--json", "--quiet")
+    document = json.loads(result.stdout)
+    (row,) = document["results"]
+    assert (row["network"], row["inputs"]) == ("tiny.onnx", "photos of people")
+    assert row["latency"]["inputs"] == "file"
+    assert row["latency"]["count"] == 10
+    assert 0 < row["latency"]["p50_ms"] <= row["latency"]["p99_ms"]
+    assert row["gmacs"] > 0
+    assert document["environment"]["cores_logical"] >= 1
+
+
+def test_an_open_size_is_fixed_by_input_size(dynamic_pose_model, tmp_path, qtool):
+    onnx.save(dynamic_pose_model(activation="relu"), tmp_path / "open.onnx")
+    assert qtool("bench", tmp_path / "open.onnx", "--runs", "10").exit_code == 3
+    result = qtool("bench", tmp_path / "open.onnx", "--runs", "10", "--input-size", "64x96", "--json")
+    assert json.loads(result.stdout)["results"][0]["latency"]["input_size_wh"] == [64, 96]
+
+
+def test_photos_cannot_be_fed_to_networks_of_two_sizes(network, tiny_pose_model, people, tmp_path, qtool):
+    onnx.save(tiny_pose_model(input_size=96), tmp_path / "large.onnx")
+    result = qtool("bench", network, tmp_path / "large.onnx", "--data", people)
+    assert result.exit_code == 2
+    assert "the same photos cannot be fed to these networks" in result.stderr
+    assert "found: (1, 3, 64, 64), (1, 3, 96, 96)" in result.stderr
+
+
+@pytest.mark.parametrize("device", ["cuda", "jetson", "jetson-orin", "ssh://user@board"])
+def test_devices_of_later_releases(device, network, qtool):
+    result = qtool("bench", network, "--device", device)
+    assert result.exit_code == 4
+    assert f"measuring on {device} comes with a later release" in result.stderr
+
+
+@pytest.mark.parametrize("device", ["tpu", "CPU0", "cudax", ""])
+def test_unknown_devices(device, network, qtool):
+    result = qtool("bench", network, "--device", device)
+    assert result.exit_code == 2
+    assert "the device is not known" in result.stderr
+
+
+def test_no_network(qtool):
+    assert qtool("bench").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["a/x.onnx", "a/y.onnx"], ["x.onnx", "y.onnx"]),
+        (["a/x.onnx", "b/x.onnx"], [str(Path("a/x.onnx")), str(Path("b/x.onnx"))]),
+        (["a/x.onnx", "a/x.onnx", "y.onnx"], ["x.onnx #1", "x.onnx #2", "y.onnx"]),
+    ],
+    ids=["different", "same name", "same file"],
+)
+def test_every_network_has_a_name_of_its_own(paths, names):
+    assert _names([Path(path) for path in paths]) == names

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from qtoolkit.backends.targets import TARGETS
+from qtoolkit.cli import doctor
+from qtoolkit.cli.doctor import int8_advice
+
+
+def test_this_machine(qtool):
+    result = qtool("doctor")
+    assert result.exit_code == 0
+    for word in ("machine:", "8 bit on ort-cpu:", "ort-cpu: ready", "onnxruntime: ", "torch: "):
+        assert word in result.stdout
+    assert result.stderr == ""
+
+
+def test_json(qtool):
+    document = json.loads(qtool("doctor", "--json").stdout)
+    assert document["ok"] is True
+    assert [target["name"] for target in document["targets"]] == list(TARGETS)
+    assert {target["name"]: target["usable"] for target in document["targets"]} == {"ort-cpu": True, "tensorrt": False}
+    assert all(package["usable"] and package["version"] for package in document["base"].values())
+    assert document["environment"]["cores_physical"] >= 1
+
+
+def test_a_broken_base_package(qtool, monkeypatch):
+    monkeypatch.setitem(doctor._BASE, "qtoolkit_no_such_module", "no-such-package")
+    result = qtool("doctor")
+    assert result.exit_code == 1
+    assert "  no-such-package: broken: No module named 'qtoolkit_no_such_module'" in result.stdout
+    assert "pip install --force-reinstall no-such-package" in result.stderr
+    document = json.loads(qtool("doctor", "--json").stdout)
+    assert document["ok"] is False
+    assert document["base"]["no-such-package"]["usable"] is False
+
+
+@pytest.mark.parametrize(
+    ("flags", "begins", "saturates"),
+    [
+        (("avx2", "avx512_vnni", "amx_int8"), "AMX:", False),
+        (("avx2", "avx512f", "avx512bw", "avx512_vnni"), "VNNI:", False),
+        (("avx2", "avx_vnni"), "VNNI:", False),
+        (("sse4_2", "avx", "f16c", "fma", "avx2"), "No VNNI:", True),
+        (("avx2", "avx512f", "avx512bw", "avx512vl"), "No VNNI:", True),
+        (("asimd", "asimddp"), "Dot-product instructions:", False),
+        (("asimd",), "No dot-product instructions:", False),
+        (("sse4_2", "avx"), "No instructions for 8-bit arithmetic", False),
+        ((), "The system does not tell the instructions of this processor (x86_64)", False),
+    ],
+)
+def test_int8_advice(flags, begins, saturates):
+    advice = int8_advice("x86_64", flags)
+    assert advice.startswith(begins)
+    assert ("saturate" in advice) is saturates

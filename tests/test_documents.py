@@ -1,0 +1,65 @@
+"""What the documents say exists: links, make targets, commands and their options."""
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+
+from qtoolkit.cli.main import cli
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "CHANGELOG.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "benchmarks/README.md",
+]
+
+
+def _commands() -> list[str]:
+    found = []
+    for document in DOCUMENTS:
+        text = document.read_text(encoding="utf-8")
+        found += re.findall(r"^(?:\$ )?(qtool [^\n#]+)", text, flags=re.MULTILINE)
+        found += re.findall(r"`(qtool [^`]+)`", text)
+    return sorted(set(found))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document):
+    for link in re.findall(r"\]\(([^)#]+)\)", document.read_text(encoding="utf-8")):
+        if "://" not in link:
+            assert (document.parent / link).exists(), link
+
+
+def test_make_targets_exist():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    for document in DOCUMENTS:
+        for target in re.findall(r"(?:^|`)make ([a-z]+)", document.read_text(encoding="utf-8"), flags=re.MULTILINE):
+            assert target in targets, target
+
+
+@pytest.mark.parametrize("command", _commands())
+def test_commands_and_options_exist(command):
+    words = [word.strip("[]") for word in shlex.split(command.replace("…", "")) if word.strip("[]")][1:]
+    group: click.Command = cli
+    while words and isinstance(group, click.Group):
+        if words[0].startswith("-"):
+            break
+        found = group.get_command(click.Context(group), words[0])
+        assert found is not None, f"no command {words[0]}"
+        group, words = found, words[1:]
+    options = {option for parameter in group.params for option in (*parameter.opts, *parameter.secondary_opts)} | {
+        "--help"
+    }
+    for word in words:
+        if word.startswith("--"):
+            assert word.split("=")[0] in options, word
+
+
+def test_ci_runs_what_the_readme_says():
+    script = (ROOT / ".ci/run").read_text(encoding="utf-8")
+    assert "make test" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "make test" in script and "make check" in script
