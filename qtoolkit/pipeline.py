@@ -137,9 +137,11 @@ def _with_times(run: Run, quantizer: Quantizer, ranking: Sensitivity) -> Sensiti
 
 def select_stage(run: Run, sensitivity: Sensitivity | None) -> PrecisionPlan | None:
     """``plan.yaml``: the user's own plan, or the best one within the budget; None without either."""
-    recipe = run.recipe
+    recipe, path = run.recipe, run.out / "plan.yaml"
     if recipe.plan is not None:
         plan = PrecisionPlan.read(recipe.plan)
+        if path.exists() and path.samefile(recipe.plan):
+            return plan  # the user's own text, comments included, stays as it is
     elif recipe.mixed is not None and sensitivity is not None:
         fixed = {layer.name: run.wide for layer in run.layers if layer.op_type not in run.target.int8_layers}
         rules = wide_implications(run.model, run.target)
@@ -152,7 +154,7 @@ def select_stage(run: Run, sensitivity: Sensitivity | None) -> PrecisionPlan | N
         plan = chosen.model_copy(update={"layers": precisions})
     else:
         return None
-    plan.write(run.out / "plan.yaml")
+    run.store.run("select", plan.model_dump(mode="json"), [path], lambda: plan.write(path))
     return plan
 
 

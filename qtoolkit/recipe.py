@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from qtoolkit.errors import RecipeError, UsageError
 
 __all__ = ["Recipe", "read_recipe"]
 
+_FEWEST_RUNS = 10
 _PATHS = ("model", "data", "plan", "out")
 
 
@@ -54,6 +55,29 @@ class Recipe(BaseModel):
     threads: int | None = Field(default=None, ge=1)
     runs: int = Field(default=100, ge=0)
     seed: int = 0
+
+    @field_validator("runs")
+    @classmethod
+    def _enough_runs(cls, value: int) -> int:
+        if 0 < value < _FEWEST_RUNS:
+            raise UsageError(
+                "the latency cannot be measured with so few inferences",
+                expected=f"0 for no measurement, or at least {_FEWEST_RUNS}",
+                found=str(value),
+                do="give --runs 100",
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _one_way_to_a_plan(self) -> Recipe:
+        if self.plan is not None and self.mixed is not None:
+            raise UsageError(
+                "a plan and a budget contradict each other: both say which layers stay at 16 bit",
+                expected="one of them",
+                found=f"plan {self.plan} and mixed {self.mixed}",
+                do="leave --mixed out to apply the plan, or --plan out to make a new one",
+            )
+        return self
 
     @field_validator("mixed")
     @classmethod

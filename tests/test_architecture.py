@@ -64,6 +64,9 @@ def test_no_shell_strings_and_no_unsafe_loading():
         for node in ast.walk(tree):
             if isinstance(node, ast.Call):
                 called = ast.unparse(node.func)
+                if called == "yaml.load":  # only with a SafeLoader of our own, which refuses a key given twice
+                    assert "class _Loader(yaml.SafeLoader)" in path.read_text(encoding="utf-8"), path
+                    continue
                 assert called not in {
                     "os.system",
                     "os.popen",

@@ -43,6 +43,14 @@ class StageStore:
         write_text(self._record(name), json.dumps({"key": key, "files": made}, indent=1) + "\n")
         return True
 
+    def wrote(self, name: str, file: Path) -> bool:
+        """Whether ``file`` is just as stage ``name`` left it: False for a file that somebody else wrote or edited."""
+        try:
+            record = json.loads(self._record(name).read_text(encoding="utf-8"))
+            return bool(record["files"][self._label(file)] == sha256_file(file))
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
     def _record(self, name: str) -> Path:
         return self._records / f"{name}.json"
 

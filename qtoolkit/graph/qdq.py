@@ -48,7 +48,7 @@ class LayerWeights:
         """Round a weight to its grid; with ``input_scale``, a bias ``(Cout,)`` too, at scale input × weight.
 
         A bias that int32 cannot hold at that scale (a channel of nearly zero weights) raises that channel's weight
-        scale.
+        scale; a channel of zeros takes the scale of its bias.
         """
         if bias is None or input_scale is None:
             return cls(quantize(weight, params), params)
@@ -56,13 +56,24 @@ class LayerWeights:
         needed = (
             np.nextafter(needed, np.float32(np.inf)) if params.axis is not None else np.float32(needed.max() * 1.0001)
         )
-        if bool(np.any(needed > params.scale)):
-            scale = np.asarray(np.maximum(params.scale, needed), np.float32)
+        # The scale of a channel without weights is free: the one that its bias needs, or all of the bias would be lost.
+        dead = _dead_channels(weight, params.axis) & (bias != 0)
+        scale = np.where(dead, needed, np.maximum(params.scale, needed)) if params.axis is not None else needed
+        if bool(np.any(scale != params.scale)):
+            scale = np.asarray(np.maximum(scale, params.scale) if params.axis is None else scale, np.float32)
             params = QuantParams(scale, params.zero_point, params.grid, params.axis)
         bias_scale = np.asarray(np.float32(input_scale) * params.scale, np.float32)
         axis = None if params.axis is None else 0
         bias_params = QuantParams(bias_scale, np.zeros(bias_scale.shape, np.int32), _BIAS_GRID, axis)
         return cls(quantize(weight, params), params, quantize(bias, bias_params).astype(np.int32), bias_params)
+
+
+def _dead_channels(weight: NDArray[np.floating[Any]], axis: int | None) -> NDArray[np.bool_]:
+    """Which output channels have no weight but 0, ``(Cout,)``; none without an axis."""
+    if axis is None:
+        return np.zeros(1, np.bool_)
+    others = tuple(i for i in range(weight.ndim) if i != axis % weight.ndim)
+    return np.asarray(~np.any(weight != 0, axis=others))
 
 
 def insert_qdq(

@@ -20,6 +20,7 @@ from qtoolkit.backends.targets import find_target
 from qtoolkit.data.calibration_set import CalibrationSet, calibration_set_of, check_disjoint
 from qtoolkit.data.samples import Samples, SkippedImage
 from qtoolkit.data.sources import open_data_source
+from qtoolkit.errors import UsageError
 from qtoolkit.evaluation.heads import Head, detect_head
 from qtoolkit.graph.layers import Layer, find_layers
 from qtoolkit.graph.load import NetworkInput, load_network, network_input
@@ -107,6 +108,7 @@ def open_run(recipe: Recipe, progress: Progress = lambda stage, done, total: Non
     calibration = calibration_set_of(source, recipe.calibration_images, recipe.seed)
     check_disjoint(calibration, samples)
     store = StageStore(prepare_out_dir(recipe.out))
+    _keep_edited_plan(store, recipe)
     path = store.folder / "model.float.onnx"
     write_bytes(path, model.SerializeToString(deterministic=True))
     return Run(
@@ -114,3 +116,17 @@ def open_run(recipe: Recipe, progress: Progress = lambda stage, done, total: Non
         source.name,
         (*samples.skipped, *calibration.skipped),
     )  # fmt: skip
+
+
+def _keep_edited_plan(store: StageStore, recipe: Recipe) -> None:
+    """Raise UsageError where this run would replace a plan.yaml that somebody wrote or edited."""
+    path = store.folder / "plan.yaml"
+    makes_plan = recipe.mixed is not None or recipe.plan is not None
+    is_applied = recipe.plan is not None and path.exists() and path.samefile(recipe.plan)
+    if makes_plan and path.exists() and not is_applied and not store.wrote("select", path):
+        raise UsageError(
+            f"{path} was written or edited by hand, and this run would replace it",
+            expected="a plan.yaml as an earlier run left it, or none",
+            found="another text",
+            do=f"apply it with --plan {path}, move it away, or give another --out",
+        )

@@ -29,7 +29,7 @@ __all__ = ["BUDGET_UNITS", "Budget", "BudgetUnit", "budget_costs", "plan_from_se
 
 BudgetUnit = Literal["layers", "macs", "latency"]
 BUDGET_UNITS: tuple[BudgetUnit, ...] = ("layers", "macs", "latency")
-# The solver's tolerances are absolute: the smallest it takes, and an objective that makes the tie-break large beside them.
+# The solver's tolerances are absolute: the smallest it takes, and an objective beside which they are small.
 _TOLERANCE = 1e-10
 _OBJECTIVE = 1e4
 _TIE_BREAK = 1e-9

@@ -21,6 +21,10 @@ from qtoolkit.errors import UsageError
 ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
+def names_in(folder):
+    return [path.name for path in folder.iterdir()]
+
+
 def test_sha256_of_bytes_and_of_a_file_is_the_standards(tmp_path):
     assert sha256_bytes(b"abc") == ABC
     (tmp_path / "file").write_bytes(b"abc")
@@ -49,7 +53,7 @@ def test_a_new_file_appears_whole(tmp_path):
         assert not path.exists()
         temporary.write_text("whole")
     assert path.read_text() == "whole"
-    assert os.listdir(tmp_path) == ["new.txt"]
+    assert names_in(tmp_path) == ["new.txt"]
 
 
 def test_the_old_content_stays_until_the_new_is_whole(tmp_path):
@@ -69,14 +73,14 @@ def test_an_error_leaves_the_old_content_and_no_temporary_file(tmp_path, error):
         temporary.write_text("half of the n")
         raise error
     assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["file"]
+    assert names_in(tmp_path) == ["file"]
 
 
 def test_a_rename_that_fails_leaves_no_temporary_file(tmp_path):
     (tmp_path / "taken").mkdir()
     with pytest.raises(OSError), atomic_path(tmp_path / "taken") as temporary:
         temporary.write_text("content")
-    assert os.listdir(tmp_path) == ["taken"]
+    assert names_in(tmp_path) == ["taken"]
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
@@ -99,13 +103,13 @@ def test_text_is_utf8_and_newlines_stay(tmp_path):
 def test_an_output_folder_is_made_with_its_parents_and_is_empty(tmp_path):
     folder = prepare_out_dir(str(tmp_path / "a" / "b"))
     assert folder == tmp_path / "a" / "b"
-    assert os.listdir(folder) == []
+    assert names_in(folder) == []
 
 
 def test_an_output_folder_that_is_there_keeps_its_files(tmp_path):
     (tmp_path / "old").write_text("old")
     assert prepare_out_dir(tmp_path) == tmp_path
-    assert os.listdir(tmp_path) == ["old"]
+    assert names_in(tmp_path) == ["old"]
 
 
 @pytest.mark.parametrize(

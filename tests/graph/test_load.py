@@ -52,9 +52,7 @@ def _assert_same_outputs(run_network, before, after, feeds):
 @pytest.mark.parametrize("opset", [13, 17, 21, 23])
 @pytest.mark.parametrize("activation", ["silu", "relu"])
 @pytest.mark.parametrize("kind", ["tiny_pose_model", "dynamic_pose_model"])
-def test_pose_network_computes_the_same_after(
-    request, run_network, image, kind, activation, opset
-):
+def test_pose_network_computes_the_same_after(request, run_network, image, kind, activation, opset):
     model = request.getfixturevalue(kind)(activation, opset=opset)
     prepared = prepare_network(model, input_size_wh=(64, 64))
     _assert_same_outputs(run_network, model, prepared, {"images": image(64)})

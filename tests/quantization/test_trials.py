@@ -118,6 +118,7 @@ def test_outputs_that_a_trial_does_not_reach_are_the_float_ones(network_builder,
     np.testing.assert_array_equal(right["a"], clean["a"])
     assert (left["a"] != clean["a"]).any() and (right["b"] != clean["b"]).any()
 
+
 def test_progress_counts_trials_and_ends_with_all(quantizer, int8_trials, photos):
     seen = []
     collect(quantizer.model, int8_trials[:3], photos(2), progress=seen.append)
