@@ -129,7 +129,7 @@ def _with_times(run: Run, quantizer: Quantizer, ranking: Sensitivity) -> Sensiti
     names = [layer.name for layer in run.layers]
     plans = [run.uniform_plan(precision) for precision in (run.wide, Precision.INT8)]
     wide_model, int8_model = (quantizer.quantize(plan).model for plan in plans)
-    feed = next(iter(run.calibration_feeds(1)))
+    feed = next(iter(run.calibration_feeds()))
     times = added_ms(wide_model, int8_model, frozenset(names), feed, run.recipe.threads)
     rows = tuple(row.model_copy(update={"added_ms": times[row.layer]}) for row in ranking.layers)
     return ranking.model_copy(update={"layers": rows})
@@ -163,6 +163,7 @@ def quantize_stage(run: Run, quantizer: Quantizer, mixed: PrecisionPlan | None) 
     plans = {"16bit": run.uniform_plan(run.wide), "int8": run.uniform_plan(Precision.INT8)}
     if mixed is not None:
         plans["mixed"] = mixed
+    plans = {variant: quantizer.within_fp16(plan) for variant, plan in plans.items()}
     for done, (variant, plan) in enumerate(plans.items(), start=1):
         path = run.network(variant)
         inputs = [
@@ -195,7 +196,9 @@ def evaluate_stage(run: Run, variant: str) -> dict[int, People]:
             )  # fmt: skip
         write_predictions(path, people)
 
-    run.store.run(f"evaluate-{variant}", [sha256_file(network), run.samples.sha256, run.recipe.head], [path], make)
+    # Figures of another release of the runtime are not figures of this one.
+    inputs = [sha256_file(network), run.samples.sha256, run.recipe.head, capture_environment().packages]
+    run.store.run(f"evaluate-{variant}", inputs, [path], make)
     return read_predictions(path)
 
 
@@ -205,9 +208,10 @@ def bench_stage(run: Run, variants: list[str]) -> dict[str, LatencyFigures]:
         return {}
     networks = {variant: run.network(variant) for variant in variants}
     path, feeds_path = run.store.path("latency.json"), run.store.path("latency-feeds.npy")
+    machine = capture_environment()
     inputs = [
         {variant: sha256_file(network) for variant, network in networks.items()}, run.recipe.runs, run.recipe.threads,
-        run.calibration.sha256, run.target.backend, capture_environment().cpu,
+        run.calibration.sha256, run.target.backend, machine.cpu, machine.cores_physical, machine.packages,
     ]  # fmt: skip
 
     def make() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from qtoolkit.errors import RecipeError, UsageError
 
-__all__ = ["Recipe", "read_recipe"]
+__all__ = ["Recipe", "parse_yaml", "read_recipe"]
 
 _FEWEST_RUNS = 10
 _PATHS = ("model", "data", "plan", "out")
@@ -100,8 +101,9 @@ def read_recipe(path: str | os.PathLike[str], **overrides: Any) -> Recipe:
     """
     file = Path(path)
     try:
-        document = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        document = parse_yaml(file.read_text(encoding="utf-8-sig"))
+    # The last one: brackets nested without end.
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise RecipeError(
             f"the recipe {file} cannot be read",
             expected="a YAML file with the fields of a recipe",
@@ -113,7 +115,7 @@ def read_recipe(path: str | os.PathLike[str], **overrides: Any) -> Recipe:
         )
     for name in _PATHS:
         if isinstance(document.get(name), str):
-            document[name] = str(file.parent / Path(document[name]).expanduser())
+            document[name] = str(_beside(file, document[name]))
     document |= {name: value for name, value in overrides.items() if value is not None}
     document.setdefault("out", str(Path("runs") / file.stem))
     try:
@@ -125,3 +127,35 @@ def read_recipe(path: str | os.PathLike[str], **overrides: Any) -> Recipe:
             expected=f"fields of a recipe: {', '.join(Recipe.model_fields)}",
             found=f"{first.get('input')!r}"[:120] + f" ({first['msg']})",
         ) from error
+
+
+def _beside(file: Path, text: str) -> Path:
+    try:
+        return file.parent / Path(text).expanduser()
+    except RuntimeError as error:
+        raise RecipeError(
+            f"the recipe {file} names a home folder that is not known",
+            expected="~ or ~NAME of a user of this machine",
+            found=text,
+            do="write the path out, or relative to the recipe",
+        ) from error
+
+
+def parse_yaml(text: str) -> Any:
+    """The value of a YAML text, by SafeLoader, which runs nothing. Raises yaml.YAMLError, for a repeated key too."""
+    return yaml.load(text, Loader=_Loader)
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice, of which YAML's own rules silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"key {key.value!r} is given twice", key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)

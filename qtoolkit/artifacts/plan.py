@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from qtoolkit.artifacts.files import write_text
 from qtoolkit.errors import PlanFileError
+from qtoolkit.recipe import parse_yaml
 
 __all__ = ["Precision", "PrecisionPlan", "uniform_plan"]
 
@@ -118,7 +119,7 @@ class PrecisionPlan(BaseModel):
     def read(cls, path: str | os.PathLike[str]) -> PrecisionPlan:
         """Read a plan. Raises PlanFileError for a missing file, broken YAML, an unknown key or precision."""
         try:
-            document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            document = parse_yaml(Path(path).read_text(encoding="utf-8-sig"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise PlanFileError(
                 f"the plan {path} cannot be read",

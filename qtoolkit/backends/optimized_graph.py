@@ -2,6 +2,7 @@
 
 The runtime renames as it rewrites: ``_token_7`` makes a name unique, ``/duplicated`` marks a copied DequantizeLinear,
 ``/QuickGeluFusion/`` a fusion, and a blocked-layout convolution is named after its *output tensor* plus ``_nchwc``.
+Where it has no fp16 kernel, ``InsertedPrecisionFreeCast_`` before the name of an fp16 tensor is its float32 copy.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 __all__ = ["Convolutions", "NodeOrigins", "named_copy", "sort_convolutions", "times_by_origin"]
 
-_RUNTIME_SUFFIX = re.compile(r"(_token_\d+|_nchwc|/duplicated|/\w+Fusion/?|_quant)$")
+_RUNTIME_MARK = re.compile(r"^InsertedPrecisionFreeCast_|(_token_\d+|_nchwc|/duplicated|/\w+Fusion/?|_quant)$")
 _INTEGER_CONVOLUTIONS = frozenset({"QLinearConv", "ConvInteger"})
 _FLOAT_CONVOLUTIONS = frozenset({"Conv", "FusedConv", "NhwcFusedConv", "NhwcConv", "ConvTranspose"})
 _LAYOUT_CHANGES = frozenset({"ReorderInput", "ReorderOutput", "Transpose"})
@@ -76,9 +77,9 @@ class NodeOrigins:
 
     @staticmethod
     def _stem(name: str, known: Mapping[str, Any]) -> str | None:
-        """``name`` itself where known, else what stays of it when the runtime's endings are taken off one by one."""
+        """``name`` itself where known, else what stays of it when the runtime's marks are taken off one by one."""
         while name not in known:
-            shorter = _RUNTIME_SUFFIX.sub("", name)
+            shorter = _RUNTIME_MARK.sub("", name, count=1)
             if shorter == name:
                 return None
             name = shorter

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from qtoolkit.errors import DataSetError
+from qtoolkit.recipe import parse_yaml
 
 __all__ = ["DataSetFile", "LabelledFolder", "UnlabelledFolder", "read_dataset_yaml"]
 
@@ -53,7 +53,7 @@ def read_dataset_yaml(path: Path) -> DataSetFile:
     keys, and for a kind that is known but not read yet.
     """
     try:
-        document = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Loader)  # a SafeLoader
+        document = parse_yaml(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise _faulty(path, error.strerror or str(error)) from error
     # Besides broken syntax: bytes that are no text, brackets nested without end.
@@ -68,21 +68,6 @@ def read_dataset_yaml(path: Path) -> DataSetFile:
     _refuse_unsupported(path, spec)
     _refuse_contradictions(path, spec)
     return spec
-
-
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice, of which YAML's own rules silently keep the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"key {key.value!r} is given twice", key.start_mark
-                    )
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
 
 
 def _fault(entry: dict[str, Any]) -> str:

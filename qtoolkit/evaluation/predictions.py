@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import os
+import zipfile
+import zlib
 from collections.abc import Mapping
 
 import numpy as np
 
 from qtoolkit.artifacts.files import atomic_path
 from qtoolkit.data.people import People
-from qtoolkit.errors import InputFileError
+from qtoolkit.errors import InputFileError, UsageError
 
 __all__ = ["read_predictions", "write_predictions"]
+
+# What numpy, zipfile and People raise for a file that is cut off, has wrong bytes somewhere, or is something else.
+_UNREADABLE = (
+    *(OSError, ValueError, KeyError, EOFError, TypeError, IndexError, NotImplementedError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error, UsageError),
+)
 
 
 def write_predictions(path: str | os.PathLike[str], predictions: Mapping[int, People]) -> None:
@@ -34,12 +42,14 @@ def write_predictions(path: str | os.PathLike[str], predictions: Mapping[int, Pe
 def read_predictions(path: str | os.PathLike[str]) -> dict[int, People]:
     """Read what ``write_predictions`` wrote. Raises InputFileError for a missing or damaged file."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             ends = np.cumsum(arrays["counts"])
             boxes, scores, keypoints = arrays["boxes_xyxy"], arrays["scores"], arrays["keypoints"]
+            if int(arrays["counts"].sum()) != len(scores):
+                raise ValueError(f"{int(arrays['counts'].sum())} people counted, {len(scores)} stored")
             spans = zip(arrays["ids"], ends - arrays["counts"], ends, strict=True)
             return {int(i): People(boxes[a:b], scores[a:b], keypoints[a:b]) for i, a, b in spans}
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except _UNREADABLE as error:
         raise InputFileError(
             f"the predictions {path} cannot be read",
             expected="an npz file that qtool wrote",

@@ -24,7 +24,15 @@ from qtoolkit.errors import ModelFileError
 from qtoolkit.graph.macs import node_macs
 from qtoolkit.graph.view import GraphView, attribute, node_name
 
-__all__ = ["LAYER_OPS", "Layer", "decode_tail", "find_layers", "last_layers", "layer_neighbours"]
+__all__ = [
+    "LAYER_OPS",
+    "Layer",
+    "Structure",
+    "decode_tail",
+    "find_layers",
+    "last_layers",
+    "layer_neighbours",
+]
 
 LAYER_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _SHAPE_ONLY_OPS = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Cast"})
@@ -56,6 +64,23 @@ class Layer:
     group: int
     macs: int
     weight_channel_axis: int
+
+
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """What is known of a network's graph, found once where many plans are tried on it: index, layers, tail, last
+    layers."""
+
+    view: GraphView
+    layers: dict[str, Layer]
+    tail: frozenset[str]
+    last: frozenset[str]
+
+    @classmethod
+    def of(cls, model: onnx.ModelProto) -> Structure:
+        """The structure of ``model``, which must not be changed afterwards. Raises as ``find_layers`` does."""
+        layers = {layer.name: layer for layer in find_layers(model)}
+        return cls(GraphView(model), layers, decode_tail(model), frozenset(last_layers(model)))
 
 
 def find_layers(model: onnx.ModelProto) -> tuple[Layer, ...]:

@@ -25,7 +25,7 @@ import onnx
 
 from qtoolkit.artifacts.plan import Precision
 from qtoolkit.artifacts.target import Target
-from qtoolkit.graph.layers import Layer, decode_tail, find_layers, last_layers
+from qtoolkit.graph.layers import Layer, Structure
 from qtoolkit.graph.view import GraphView, node_name
 
 __all__ = ["Placement", "QuantizedTensor", "place_qdq"]
@@ -72,14 +72,20 @@ class _Flow:
         return self.precisions.get(node_name(self.view.nodes[index])) is Precision.INT8
 
 
-def place_qdq(model: onnx.ModelProto, precisions: Mapping[str, Precision], target: Target) -> Placement:
+def place_qdq(
+    model: onnx.ModelProto,
+    precisions: Mapping[str, Precision],
+    target: Target,
+    structure: Structure | None = None,
+) -> Placement:
     """The Q/DQ pairs of ``model`` (prepared, float) with its layers at ``precisions`` on ``target``; rules above.
 
-    A layer that is not in ``precisions`` counts as float. Nothing is changed.
+    A layer that is not in ``precisions`` counts as float. Nothing is changed. ``structure`` is that of ``model``, where
+    it is known already.
     """
-    layers = {layer.name: layer for layer in find_layers(model)}
-    integer = {name: p for name, p in precisions.items() if name in layers and p.is_integer}
-    flow = _Flow(GraphView(model), target, integer, layers, decode_tail(model), frozenset(last_layers(model)))
+    known = structure or Structure.of(model)
+    integer = {name: p for name, p in precisions.items() if name in known.layers and p.is_integer}
+    flow = _Flow(known.view, target, integer, known.layers, known.tail, known.last)
     _find_capable(flow)
     _want_8bit(flow)
     _make_8bit(flow)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper, version_converter
 
 from qtoolkit.errors import ModelFileError
-from qtoolkit.graph.layers import Layer, find_layers
+from qtoolkit.graph.layers import Layer, Structure, find_layers
 from qtoolkit.graph.placement import Placement, QuantizedTensor
 from qtoolkit.graph.view import captured_names, node_name
 from qtoolkit.numerics.affine import IntegerGrid, QuantParams, quantize
@@ -22,6 +22,7 @@ __all__ = ["LayerWeights", "insert_qdq"]
 _INT16_OPSET = 21
 _BIAS_GRID = IntegerGrid(bit_width=32, signed=True, symmetric=True)
 _BIAS_LIMIT = float(2**31 - 1)
+_SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +53,9 @@ class LayerWeights:
         """
         if bias is None or input_scale is None:
             return cls(quantize(weight, params), params)
-        needed = (np.abs(bias.astype(np.float64)) / (_BIAS_LIMIT * input_scale)).astype(np.float32)
+        # Lower than that, the scale of the bias would underflow: float32 holds no such number.
+        lowest = _SMALLEST_SCALE / input_scale
+        needed = np.maximum(np.abs(bias.astype(np.float64)) / (_BIAS_LIMIT * input_scale), lowest).astype(np.float32)
         needed = (
             np.nextafter(needed, np.float32(np.inf)) if params.axis is not None else np.float32(needed.max() * 1.0001)
         )
@@ -81,12 +84,14 @@ def insert_qdq(
     placement: Placement,
     activations: Mapping[tuple[str, int], QuantParams],
     weights: Mapping[str, LayerWeights],
+    structure: Structure | None = None,
 ) -> onnx.ModelProto:
     """A copy of ``model`` (prepared, float) with Q/DQ pairs as ``placement`` says.
 
     ``activations`` gives the quantization parameters of each placed (tensor, bit width), ``weights`` those of each
     integer layer. Weights are stored as integers with a DQ behind them. 16-bit integers raise the opset to 21, where
     ONNX has them; ModelFileError where the graph cannot be raised. Layer names, inputs and outputs stay as they were.
+    ``structure`` is that of ``model``, where it is known already.
     """
     needs_16bit = any(bits == 16 for _, bits in placement.tensors) or any(
         weight.params.grid.bit_width == 16 for weight in weights.values()
@@ -95,7 +100,7 @@ def insert_qdq(
     if not needs_16bit:
         copy.CopyFrom(model)
     writer = _Writer(copy)
-    layers = {layer.name: layer for layer in find_layers(copy)}
+    layers = structure.layers if structure else {layer.name: layer for layer in find_layers(model)}
     readers = _reader_table(placement)
     for tensor in [value.name for value in copy.graph.input]:
         writer.pairs_behind(tensor, placement, activations)

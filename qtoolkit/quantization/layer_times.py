@@ -47,18 +47,29 @@ def added_ms(
 
 
 def _owners(view: GraphView, layers: frozenset[str]) -> dict[str, str]:
-    """Node → the layer it is counted to: itself, else the layer its first data input comes from."""
+    """Node → the layer it is counted to: itself, else the layer its first data input comes from.
+
+    What works on constants alone (the DQ of a weight, which the runtime runs each time) is counted to its reader's.
+    """
     owners: dict[str, str] = {}
     first = next((node_name(node) for node in view.nodes if node_name(node) in layers), None)
+    of_constants: set[str] = set()
     for node in view.nodes:
         name = node_name(node)
         if name in layers:
             owners[name] = name
             continue
-        producers = [view.producer(tensor) for tensor in node.input if tensor and not view.is_constant(tensor)]
+        data = [tensor for tensor in node.input if tensor not in of_constants and not view.is_constant(tensor)]
+        if not any(data):
+            of_constants.update(node.output)
+            continue
+        producers = [view.producer(tensor) for tensor in data]
         known = [owners[node_name(each)] for each in producers if each is not None and node_name(each) in owners]
-        if known:
-            owners[name] = known[0]
-        elif first is not None and producers:
-            owners[name] = first
+        if known or first is not None:
+            owners[name] = known[0] if known else str(first)
+    for node in reversed(view.nodes):
+        readers = [node_name(each) for tensor in node.output for each in view.consumers(tensor)]
+        owned = [owners[reader] for reader in readers if reader in owners]
+        if owned:
+            owners.setdefault(node_name(node), owned[0])
     return owners

@@ -12,10 +12,10 @@ from qtoolkit.artifacts.target import GridSpec, Target
 from qtoolkit.errors import PlanFileError, UsageError
 from qtoolkit.graph.activations import activation_behind, is_unit_interval
 from qtoolkit.graph.half import FP16_LIMIT, convert_half
-from qtoolkit.graph.layers import Layer, find_layers
+from qtoolkit.graph.layers import Layer, Structure
 from qtoolkit.graph.placement import Placement, place_qdq
 from qtoolkit.graph.qdq import LayerWeights, insert_qdq
-from qtoolkit.graph.view import GraphView, node_name
+from qtoolkit.graph.view import node_name
 from qtoolkit.numerics.activations import ACTIVATIONS
 from qtoolkit.numerics.affine import IntegerGrid, QuantParams, params_from_range, weight_params
 from qtoolkit.numerics.ranges import RangeEstimator, mse_through
@@ -54,28 +54,35 @@ class Quantizer:
     _ranges: dict[tuple[str, int], tuple[float, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._view = GraphView(self.model)
-        self.layers: tuple[Layer, ...] = find_layers(self.model)
-        self._by_name = {layer.name: layer for layer in self.layers}
+        self._structure = Structure.of(self.model)
+        self._view = self._structure.view
+        self._by_name = self._structure.layers
+        self.layers: tuple[Layer, ...] = tuple(self._by_name.values())
 
     def quantize(self, plan: PrecisionPlan) -> QuantizedNetwork:
         """The network under ``plan``. Raises PlanFileError where plan, network and target do not fit."""
         plan.check_layers(layer.name for layer in self.layers)
         check_plan(plan, self.layers, self.target)
+        plan = self.within_fp16(plan)
         model, placement = self._apply(plan.layers)
         return QuantizedNetwork(model, plan, placement)
+
+    def within_fp16(self, plan: PrecisionPlan) -> PrecisionPlan:
+        """``plan`` with the fp16 layers whose constants or tensors do not fit fp16 at fp32: what is really applied."""
+        beyond = [name for name in plan.layers_at(Precision.FP16) if not self._fits_fp16(name)]
+        return plan.with_layers(dict.fromkeys(beyond, Precision.FP32)) if beyond else plan
 
     def quantize_only(self, precisions: Mapping[str, Precision]) -> onnx.ModelProto:
         """The network with the named layers at their precisions and all the others in float: for sensitivity."""
         return self._apply(precisions)[0]
 
     def _apply(self, precisions: Mapping[str, Precision]) -> tuple[onnx.ModelProto, Placement]:
-        placement = place_qdq(self.model, precisions, self.target)
+        placement = place_qdq(self.model, precisions, self.target, self._structure)
         activations = {
             key: self._activation_params(pair.range_of, pair.bit_width) for key, pair in placement.tensors.items()
         }
         weights = {name: self._layer_weights(self._by_name[name], placement, activations) for name in placement.layers}
-        quantized = insert_qdq(self.model, placement, activations, weights)
+        quantized = insert_qdq(self.model, placement, activations, weights, self._structure)
         half = [name for name, precision in precisions.items() if precision is Precision.FP16]
         chosen = [name for name in half if self._fits_fp16(name)]
         return convert_half(quantized, chosen, self._beyond_fp16() if chosen else ()), placement
@@ -142,10 +149,12 @@ def integer_grid(spec: GridSpec) -> IntegerGrid:
     return IntegerGrid(**spec.model_dump())
 
 
-def supported_plan(plan: PrecisionPlan, layers: tuple[Layer, ...], target: Target) -> PrecisionPlan:
-    """``plan`` with int8 layers that ``target`` cannot run in int8 moved to its 16-bit precision."""
+def supported_plan(
+    plan: PrecisionPlan, layers: tuple[Layer, ...], target: Target, wide_kind: Precision | None = None
+) -> PrecisionPlan:
+    """``plan`` with int8 layers that ``target`` cannot run in int8 at ``wide_kind`` (None: its own 16 bit)."""
     wide = {
-        layer.name: target.wide
+        layer.name: wide_kind or target.wide
         for layer in layers
         if layer.op_type not in target.int8_layers and plan.layers[layer.name] is Precision.INT8
     }

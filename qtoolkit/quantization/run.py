@@ -26,7 +26,7 @@ from qtoolkit.graph.layers import Layer, find_layers
 from qtoolkit.graph.load import NetworkInput, load_network, network_input
 from qtoolkit.graph.view import GraphView
 from qtoolkit.quantization.feeds import image_feeds
-from qtoolkit.quantization.ptq import supported_plan, wide_precision
+from qtoolkit.quantization.ptq import check_plan, supported_plan, wide_precision
 from qtoolkit.recipe import Recipe
 
 __all__ = ["Progress", "Run", "open_run"]
@@ -80,14 +80,14 @@ class Run:
         return self.out / f"model.{variant}.onnx"
 
     def uniform_plan(self, precision: Precision) -> PrecisionPlan:
-        """Every layer at ``precision``; int8 layers that the target cannot run so at its 16 bit."""
+        """Every layer at ``precision``; int8 layers that the target cannot run so at the 16 bit of this run."""
         facts = {
             "model_sha256": self.model_sha256,
             "target": self.target.name,
             "made_by": f"all layers {precision.value}",
         }
         plan = uniform_plan((layer.name for layer in self.layers), precision, **facts)
-        return supported_plan(plan, self.layers, self.target)
+        return supported_plan(plan, self.layers, self.target, self.wide)
 
 
 def open_run(recipe: Recipe, progress: Progress = lambda stage, done, total: None) -> Run:
@@ -99,6 +99,7 @@ def open_run(recipe: Recipe, progress: Progress = lambda stage, done, total: Non
     layers = find_layers(model)
     if plan is not None:
         plan.check_layers(layer.name for layer in layers)
+        check_plan(plan, layers, target)
     view = GraphView(model)
     head = detect_head(
         {name: view.shape(name) or () for name in view.outputs}, network_input(model).input_size_wh, recipe.head

@@ -58,6 +58,7 @@ class _Judge:
     wants_oks: bool
     reference: dict[int, People] = field(default_factory=dict)
     blocks: dict[int, dict[str, NDArray[np.float32]]] = field(default_factory=dict)
+    energies: dict[int, dict[str, float]] = field(default_factory=dict)
     oks_losses: dict[str, list[NDArray[np.float64]]] = field(default_factory=dict)
     noise: dict[str, dict[str, NDArray[np.float64]]] = field(default_factory=dict)
     people: int = 0
@@ -70,11 +71,11 @@ class _Judge:
         self._trying = True
         if self.wants_oks and len(self.reference[photo]):
             self.oks_losses.setdefault(layer, []).append(self._pose_losses(photo, outputs))
+        # Every trial of a layer comes from one thread at a time, so its own entries need no lock.
         sums = self.noise.setdefault(layer, {})
         for name, block in output_blocks(outputs, self.head).items():
-            clean = self.blocks[photo][name]
-            difference = (block - clean).ravel()
-            pair = np.array([difference @ difference, clean.ravel() @ clean.ravel()], np.float64)
+            difference = (block - self.blocks[photo][name]).ravel()
+            pair = np.array([np.dot(difference, difference), self.energies[photo][name]], np.float64)
             sums[name] = sums.get(name, np.zeros(2)) + pair
 
     def _keep_reference(self, photo: int, outputs: Mapping[str, NDArray[Any]]) -> None:
@@ -82,8 +83,10 @@ class _Judge:
         if self._trying:
             self.reference.clear()
             self.blocks.clear()
+            self.energies.clear()
             self._trying = False
         self.blocks[photo] = output_blocks(outputs, self.head)
+        self.energies[photo] = {name: _energy(block) for name, block in self.blocks[photo].items()}
         if self.wants_oks:
             confident = self._people(outputs, _CONFIDENT)
             # A pose without a single sure keypoint has no OKS.
@@ -151,7 +154,7 @@ def analyse_sensitivity(
     chosen = [layer for layer in quantizer.layers if layers is None or layer.name in set(layers)]
     judge = _Judge(head, _sigmas(head), metric == "oks")
     with tempfile.TemporaryDirectory(prefix="qtoolkit-") as folder:
-        trials = prepare_trials(quantizer, [layer.name for layer in chosen], precision, Path(folder))
+        trials = prepare_trials(quantizer, [layer.name for layer in chosen], precision, Path(folder), threads)
         count = run_trials(quantizer.model, trials, feeds, judge, threads=threads, progress=progress)
     if metric == "oks" and not judge.people:
         raise _nobody(count)
@@ -177,6 +180,12 @@ def _nobody(images: int) -> UsageError:
         found=f"nobody on {images} images",
         do="calibrate on photos with people, or use --metric sqnr",
     )
+
+
+def _energy(block: NDArray[np.float32]) -> float:
+    """Sum of squares."""
+    flat = block.ravel()
+    return float(np.dot(flat, flat))
 
 
 def _labelled(people: People) -> NDArray[np.bool_]:

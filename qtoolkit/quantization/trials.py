@@ -8,8 +8,10 @@ disk: in memory they would hold the weights many times over.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -44,24 +46,29 @@ class LayerTrial:
 
 
 def prepare_trials(
-    quantizer: Quantizer, layers: Sequence[str], precision: Precision, folder: Path
+    quantizer: Quantizer, layers: Sequence[str], precision: Precision, folder: Path, threads: int | None = None
 ) -> tuple[LayerTrial, ...]:
     """One trial for each of ``layers``: that layer at ``precision``, the others in float. Writes into ``folder``."""
-    original = {node_name(node): node.SerializeToString() for node in quantizer.model.graph.node}
-    trials = []
-    for index, layer in enumerate(layers):
+    original = {node_name(node): _wiring(node) for node in quantizer.model.graph.node}
+
+    def prepare(numbered: tuple[int, str]) -> LayerTrial:
+        index, layer = numbered
         changed = quantizer.quantize_only({layer: precision})
-        view = GraphView(changed)
-        new = [node_name(node) for node in view.nodes if original.get(node_name(node)) != node.SerializeToString()]
+        nodes = changed.graph.node
+        new = [name for node in nodes if original.get(name := node_name(node)) != _wiring(node)]
         if not new:
-            trials.append(LayerTrial(layer, None))
-            continue
-        cut = downstream_cut(changed, new)
-        part = extract(changed, cut.inputs, cut.outputs)
+            return LayerTrial(layer, None)
+        part = extract(changed, *downstream_cut(changed, new))
         path = folder / f"{index}.onnx"
         onnx.save(part, path)
-        trials.append(LayerTrial(layer, path, tuple(value.name for value in part.graph.input)))
-    return tuple(trials)
+        return LayerTrial(layer, path, tuple(value.name for value in part.graph.input))
+
+    return tuple(map_in_order(prepare, enumerate(layers), worker_count(threads)))
+
+
+def _wiring(node: onnx.NodeProto) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What tells a node that quantization changed: it reads or makes other tensors than before."""
+    return tuple(node.input), tuple(node.output)
 
 
 def run_trials(
@@ -70,14 +77,15 @@ def run_trials(
     feeds: Iterable[Feeds],
     judge: Callable[[int, str | None, Outputs], None],
     *,
-    cache_bytes: int = 320 << 20,
+    cache_bytes: int = 400 << 20,
     threads: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> int:
     """Run the float network once and every trial once on each photo; returns the number of photos.
 
     ``judge(photo, layer, outputs)`` receives the network's outputs: first with ``layer`` None, the float network's own,
-    then one call per trial (outputs that a trial does not reach are the float ones). ``progress`` is called with the
+    then one call per trial (outputs that a trial does not reach are the float ones); calls of different layers may come
+    at the same time, from ``threads`` threads (None: one per core). ``progress`` is called with the
     number of trials run. At most ``cache_bytes`` of float tensors are held at a time, and always those of one photo.
     """
     view = GraphView(model)
@@ -85,32 +93,36 @@ def run_trials(
     held = dict.fromkeys((*view.inputs, *view.outputs, *cached))
     bytes_each = 4 * sum(prod(view.shape(name) or (1,)) for name in held)
     group_size = max(1, cache_bytes // max(bytes_each, 1))
-    photos = done = 0
+    photos = 0
+    workers = worker_count(threads)
     with OnnxRuntimeCpu(_with_outputs(model, cached), threads=1) as float_runner:
         for first, group in _groups(feeds, group_size):
-            results = map_in_order(float_runner.infer, group, worker_count(threads))
+            results = map_in_order(float_runner.infer, group, workers)
             tensors = [{**feed, **result} for feed, result in zip(group, results, strict=True)]
             for index, values in enumerate(tensors):
                 judge(first + index, None, {name: values[name] for name in view.outputs})
-            photos += len(tensors)
-            for trial in trials:
-                for index, outputs in enumerate(_trial_outputs(trial, tensors, threads)):
-                    unchanged = {name: tensors[index][name] for name in view.outputs if name not in outputs}
-                    judge(first + index, trial.layer, {**unchanged, **outputs})
-                done += len(tensors)
+            # A worker opens, runs and judges one trial after the other, so that nothing waits for the slowest step.
+            trying = partial(_run_trial, tensors=tensors, outputs=view.outputs, first=first, judge=judge)
+            for done, _ in enumerate(map_in_order(trying, trials, workers), start=1):
                 if progress is not None:
-                    progress(done)
+                    progress(photos * len(trials) + done * len(tensors))
+            photos += len(tensors)
     return photos
 
 
-def _trial_outputs(trial: LayerTrial, tensors: Sequence[Feeds], threads: int | None) -> Iterator[Outputs]:
-    """The outputs that the trial reaches, for each photo's float ``tensors``."""
-    if trial.part is None:
-        yield from ({} for _ in tensors)
-        return
-    with OnnxRuntimeCpu(trial.part, threads=1) as runner:
-        cuts = ({name: values[name] for name in trial.inputs} for values in tensors)
-        yield from map_in_order(runner.infer, cuts, worker_count(threads))
+def _run_trial(
+    trial: LayerTrial,
+    tensors: Sequence[Feeds],
+    outputs: Sequence[str],
+    first: int,
+    judge: Callable[[int, str | None, Outputs], None],
+) -> None:
+    """Run one trial on each photo's float ``tensors``, and have it judged with float outputs where it reaches none."""
+    with contextlib.ExitStack() as opened:
+        runner = None if trial.part is None else opened.enter_context(OnnxRuntimeCpu(trial.part, threads=1))
+        for index, values in enumerate(tensors):
+            reached = {} if runner is None else runner.infer({name: values[name] for name in trial.inputs})
+            judge(first + index, trial.layer, {name: reached.get(name, values[name]) for name in outputs})
 
 
 def _groups(feeds: Iterable[Feeds], size: int) -> Iterator[tuple[int, list[Feeds]]]:

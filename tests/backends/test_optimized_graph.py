@@ -46,6 +46,15 @@ def network() -> onnx.ModelProto:
         pytest.param(("Relu", "relu_a/duplicated", ["t"], ["t"]), "relu_a", id="duplicated"),
         pytest.param(("QuickGelu", "add/QuickGeluFusion/", ["t"], ["t"]), "add", id="fusion"),
         pytest.param(("MaxPool", "pooled_nchwc", ["t"], ["reorder_token_3"]), "pool", id="named by output tensor"),
+        pytest.param(
+            ("Conv", "InsertedPrecisionFreeCast_a/relu_nchwc", ["x", "t"], ["t2"]), "conv_a", id="fp16 run in float32"
+        ),
+        pytest.param(
+            ("MaxPool", "InsertedPrecisionFreeCast_pooled_nchwc", ["t"], ["t2"]), "pool", id="fp16 pool in float32"
+        ),
+        pytest.param(
+            ("Cast", "InsertedPrecisionFreeCast_b/out_token_9", ["b/out"], ["t"]), "conv_b", id="cast of its output"
+        ),
         pytest.param(("ReorderOutput", "ReorderOutput_token_4", ["t"], ["a/relu"]), None, id="layout change"),
         pytest.param(("Transpose", "Transpose_token_5", ["t"], ["a/relu"]), None, id="added transpose"),
     ],

@@ -273,3 +273,72 @@ def test_without_an_input_scale_the_bias_stays_float():
     layer = LayerWeights.quantized(weight, weight_params(weight, WEIGHT16, 0), np.ones(1, np.float32))
     assert layer.bias is None and layer.bias_params is None
     assert layer.weight.item() == 32767
+
+
+def test_a_channel_without_weights_keeps_its_bias():
+    weight = np.array([[0.0, 0.0], [0.5, -1.0], [0.0, 0.0]], np.float32).reshape(3, 2, 1, 1)
+    bias, input_scale = np.array([0.7, 0.25, -1e-3], np.float32), 0.02
+    params = weight_params(weight, WEIGHT8, 0)
+    # A weight of zeros would have the scale 1, and its bias steps of 0.02: 0.7 would stay, 0.001 be lost.
+    assert params.scale.tolist() == [1.0, np.float32(1 / 127), 1.0]
+    layer = LayerWeights.quantized(weight, params, bias, input_scale)
+    np.testing.assert_allclose(
+        layer.params.scale[[0, 2]], np.abs(bias[[0, 2]]) / (input_scale * (2**31 - 1)), rtol=1e-6
+    )
+    assert layer.params.scale[1] == params.scale[1]
+    np.testing.assert_allclose(dequantize(layer.bias, layer.bias_params)[[0, 2]], bias[[0, 2]], rtol=1e-6)
+    assert abs(dequantize(layer.bias, layer.bias_params)[1] - 0.25) <= layer.bias_params.scale[1] / 2
+    np.testing.assert_array_equal(layer.weight.ravel(), [0, 0, 64, -127, 0, 0])
+
+
+def test_a_channel_without_weights_or_bias_keeps_its_scale():
+    weight, bias = np.zeros((2, 1, 1, 1), np.float32), np.zeros(2, np.float32)
+    layer = LayerWeights.quantized(weight, weight_params(weight, WEIGHT8, 0), bias, 0.02)
+    assert layer.params.scale.tolist() == [1.0, 1.0]
+    assert layer.bias.tolist() == [0, 0]
+    assert not layer.weight.any()
+
+
+def test_channels_of_a_transposed_weight_lie_on_its_second_axis():
+    # MatMul: (inputs, outputs). Output 0 is dead, output 1 reads the second input.
+    weight, bias = np.array([[0.0, 0.0], [0.0, 2.0]], np.float32), np.array([0.3, 0.0], np.float32)
+    for axis in (1, -1):
+        layer = LayerWeights.quantized(weight, weight_params(weight, WEIGHT8, axis), bias, 0.1)
+        assert dequantize(layer.bias, layer.bias_params)[0] == pytest.approx(0.3, rel=1e-6)
+        assert layer.params.scale[1] == np.float32(2 / 127)
+        assert layer.weight.tolist() == [[0, 0], [0, 127]]
+
+
+@given(
+    bias=st.floats(-1e4, 1e4, width=32).filter(lambda value: value != 0),
+    input_scale=st.floats(float(np.finfo(np.float32).tiny), 1e2),
+)
+def test_no_bias_of_a_dead_channel_is_lost_however_small(bias, input_scale):
+    weight, bias = np.zeros((1, 1, 1, 1), np.float32), np.array([bias], np.float32)
+    layer = LayerWeights.quantized(weight, weight_params(weight, WEIGHT8, 0), bias, input_scale)
+    # One scale below float32's smallest normal number would be none at all.
+    assert layer.bias_params.scale[0] >= np.finfo(np.float32).tiny * 0.999
+    error = abs(float(dequantize(layer.bias, layer.bias_params)[0]) - float(bias[0]))
+    assert error <= max(abs(float(bias[0])) * 1e-6, 1.2e-38)
+    assert not layer.weight.any()
+
+
+def test_a_dead_channel_adds_its_bias_in_the_runtime(parse_network, run_network):
+    model = prepare_network(
+        parse_network(
+            """net (float[1,1,2,2] images) => (float[1,2,2,2] y)
+            <float[2,1,1,1] w = {0.0, 1.0}, float[2] bias = {0.7, 0.0}> {
+                [a] y = Conv(images, w, bias)
+            }"""
+        )
+    )
+    placement = place_qdq(model, {"a": INT8}, ORT_CPU)
+    activations = {key: params_from_range(0.0, 255.0, UINT8) for key in placement.tensors}
+    view = GraphView(model)
+    params = weight_params(view.constant("w"), WEIGHT8, 0)
+    # With the scale 1 of a weight of zeros and inputs in whole steps, 0.7 would have become 1.
+    weights = {"a": LayerWeights.quantized(view.constant("w"), params, view.constant("bias"), 1.0)}
+    x = np.array([[[[0.0, 1.0], [2.0, 255.0]]]], np.float32)
+    y = run_network(insert_qdq(model, placement, activations, weights), {"images": x})["y"]
+    np.testing.assert_allclose(y[0, 0], 0.7, rtol=1e-6)
+    np.testing.assert_allclose(y[0, 1], x[0, 0], rtol=1e-6)
