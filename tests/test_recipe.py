@@ -103,7 +103,7 @@ class TestRefused:
             pytest.param({"sensitivity_images": 0}, "sensitivity_images", "0", id="nothing to rank on"),
             pytest.param({"threads": 0}, "threads", "0", id="no thread"),
             pytest.param({"runs": -10}, "runs", "-10", id="negative runs"),
-            pytest.param({"input_size_wh": [640]}, "input_size_wh.1", "(640,)", id="one side"),
+            pytest.param({"input_size_wh": [640]}, "input_size_wh.1", "[640]", id="one side"),
             pytest.param({"model": 5}, "model", "5", id="number for a path"),
         ],
     )
@@ -128,7 +128,7 @@ class TestRefused:
             pytest.param("model: m.onnx\n\tdata: d", id="tab"),
             pytest.param("model: m.onnx\nmodel: n.onnx\n", id="a key twice"),
             pytest.param("model: !!python/object/apply:os.getcwd []", id="code"),
-            pytest.param("[" * 100_000, id="brackets without end"),
+            pytest.param("[" * 5_000, id="brackets without end"),
         ],
     )
     def test_broken_yaml(self, write, text):

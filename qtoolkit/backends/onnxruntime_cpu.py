@@ -85,6 +85,7 @@ class OnnxRuntimeCpu(Runner):
     (Chrome trace JSON) is written there on close. ``spinning``: whether idle threads poll for work (faster within one
     session, but they go on for tens of milliseconds after an inference and slow whatever else runs then).
     ``low_memory``: order the nodes so that tensors die early. A network with many extra outputs holds far less at once.
+    ``arena``: keep freed memory for the next inference. It grows by doubling, so leave it out where outputs are kept.
     """
 
     name = "ort-cpu"
@@ -98,6 +99,7 @@ class OnnxRuntimeCpu(Runner):
         profile: Path | None = None,
         spinning: bool = True,
         low_memory: bool = False,
+        arena: bool = True,
     ) -> None:
         super().__init__()
         if graph_optimization not in get_args(GraphOptimization):
@@ -117,6 +119,7 @@ class OnnxRuntimeCpu(Runner):
         self._profile = profile
         self._spinning = spinning
         self._low_memory = low_memory
+        self._arena = arena
         self._session: onnxruntime.InferenceSession | None = None
 
     def conditions(self) -> dict[str, Condition]:
@@ -158,6 +161,7 @@ class OnnxRuntimeCpu(Runner):
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
         options.graph_optimization_level = _LEVELS[self._graph_optimization]
+        options.enable_cpu_mem_arena = self._arena
         if self._low_memory:
             options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
         if not self._spinning:

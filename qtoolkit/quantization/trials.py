@@ -77,7 +77,7 @@ def run_trials(
     feeds: Iterable[Feeds],
     judge: Callable[[int, str | None, Outputs], None],
     *,
-    cache_bytes: int = 400 << 20,
+    cache_bytes: int = 256 << 20,
     threads: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> int:
@@ -95,7 +95,7 @@ def run_trials(
     group_size = max(1, cache_bytes // max(bytes_each, 1))
     photos = 0
     workers = worker_count(threads)
-    with OnnxRuntimeCpu(_with_outputs(model, cached), threads=1) as float_runner:
+    with OnnxRuntimeCpu(_with_outputs(model, cached), threads=1, arena=False) as float_runner:
         for first, group in _groups(feeds, group_size):
             results = map_in_order(float_runner.infer, group, workers)
             tensors = [{**feed, **result} for feed, result in zip(group, results, strict=True)]

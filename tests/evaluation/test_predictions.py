@@ -136,7 +136,7 @@ class TestUnreadable:
 
     @staticmethod
     def check_message(path):
-        with pytest.raises(InputFileError, match="the predictions .* cannot be read") as caught:
+        with pytest.raises(InputFileError, match=r"the predictions .* cannot be read") as caught:
             read_predictions(path)
         assert str(path) in caught.value.what
         assert caught.value.expected == "an npz file that qtool wrote"

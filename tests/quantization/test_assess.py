@@ -59,9 +59,7 @@ class TestVariantRow:
             ),
         ],
     )
-    def test_precisions_shares_and_bit_operations_by_hand(
-        self, file, precisions, counted, bits, wide, share, bops_g
-    ):
+    def test_precisions_shares_and_bit_operations_by_hand(self, file, precisions, counted, bits, wide, share, bops_g):
         row = self.row(file, *precisions)
         assert row.precisions == counted
         assert (row.weights_bits, row.activation_bits) == bits

@@ -24,7 +24,9 @@ LATENCY = LatencyFigures(
     target="ort-cpu", measured=True, device="a processor", runtime="onnxruntime", version="1", p50_ms=2.0, p90_ms=2.5,
     p99_ms=3.0, images_per_second=480.0, ratio=0.5,
 )  # fmt: skip
-TAIL_NOTE = "Outputs of the last layers and everything behind them (the decode arithmetic) are in float in every network."
+TAIL_NOTE = (
+    "Outputs of the last layers and everything behind them (the decode arithmetic) are in float in every network."
+)
 
 
 @pytest.fixture(scope="module")
