@@ -9,7 +9,8 @@ options hash the same: an interrupted run goes on where it stopped.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -76,10 +77,19 @@ def quantize(recipe: Recipe, progress: Progress = lambda stage, done, total: Non
     plan = select_stage(run, sensitivity)
     plans = quantize_stage(run, quantizer, plan)
     people = {variant: evaluate_stage(run, variant) for variant in plans}
+    run = _with_undecodable(run, people["float"])
     latencies = bench_stage(run, list(plans))
     scorecard = score_variants(run, plans, people, latencies)
     scorecard.write(run.out / "scorecard.json")
     return QuantizeResult(run.out, scorecard, plan, sensitivity, run.skipped)
+
+
+def _with_undecodable(run: Run, people: Mapping[int, People]) -> Run:
+    """``run`` with the photos listed as skipped that looked whole and could not be decoded."""
+    lost = [
+        SkippedImage(sample.path, "it cannot be decoded") for sample in run.samples if sample.image_id not in people
+    ]
+    return replace(run, skipped=(*run.skipped, *lost)) if lost else run
 
 
 def calibrate_stage(run: Run) -> Quantizer:

@@ -422,3 +422,14 @@ def test_progress_tells_every_stage_in_order(again, tmp_path):
         assert [done for done, _ in steps] == sorted({done for done, _ in steps})
         assert len({total for _, total in steps}) == 1
         assert steps[-1][0] == steps[-1][1]
+
+
+def test_photos_that_look_whole_and_cannot_be_decoded_are_listed(network, make_data_set, tmp_path):
+    data = make_data_set(tmp_path / "people")
+    photo = data / "val" / "2.png"
+    content = bytearray(photo.read_bytes())
+    content[16:24] = b"\xff" * 8  # a size that no decoder takes, between a right signature and a right end
+    photo.write_bytes(content)
+    result = quantize(Recipe(model=network, data=data, out=tmp_path / "out", runs=0, threads=1))
+    assert [skipped.path.name for skipped in result.skipped] == ["2.png"]
+    assert (result.scorecard.data.images, result.scorecard.data.skipped) == (3, 1)

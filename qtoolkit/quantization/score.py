@@ -54,8 +54,9 @@ def score_variants(
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
-    """The options that shaped the figures; no paths, which are this machine's."""
-    return recipe.model_dump(mode="json", exclude={"model", "data", "out", "plan", "version"})
+    """The options that shaped the figures; of a plan the name, and no paths, which are this machine's."""
+    settings = recipe.model_dump(mode="json", exclude={"model", "data", "out", "version"})
+    return settings | {"plan": recipe.plan.name if recipe.plan else None}
 
 
 def _notes(run: Run, latencies: Mapping[str, LatencyFigures]) -> tuple[str, ...]:
