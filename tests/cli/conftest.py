@@ -23,7 +23,9 @@ def qtool() -> Qtool:
     """``qtool("eval", model, ...)``: result with exit_code, stdout, stderr; a bug is raised, not swallowed."""
 
     def call(*arguments: Any) -> Result:
-        return CliRunner().invoke(cli, [str(each) for each in arguments], prog_name="qtool", catch_exceptions=False)
+        # A terminal's width may be handed down in COLUMNS, by pytest-xdist too; what is tested is a file's width.
+        runner = CliRunner(env={"COLUMNS": "140"})
+        return runner.invoke(cli, [str(each) for each in arguments], prog_name="qtool", catch_exceptions=False)
 
     return call
 

@@ -100,8 +100,8 @@ def test_the_conditions_are_those_of_the_run(opened, plans, people):
 
 def test_settings_are_every_option_but_paths(opened, plans, people):
     settings = score_variants(opened, plans, people, {}).settings
-    assert set(settings) == set(Recipe.model_fields) - {"version", "model", "data", "out", "plan"}
-    assert (settings["mixed"], settings["seed"], settings["runs"]) == (0.25, 3, 0)
+    assert set(settings) == set(Recipe.model_fields) - {"version", "model", "data", "out"}
+    assert (settings["mixed"], settings["seed"], settings["runs"], settings["plan"]) == (0.25, 3, 0, None)
 
 
 def test_latency_goes_to_its_row_and_brings_the_note_on_16_bit(opened, plans, people):
