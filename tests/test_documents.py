@@ -7,7 +7,9 @@ from pathlib import Path
 import click
 import pytest
 
+from qtoolkit.artifacts.scorecard import Scorecard
 from qtoolkit.cli.main import cli
+from qtoolkit.recipe import read_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [
@@ -63,3 +65,16 @@ def test_ci_runs_what_the_readme_says():
     script = (ROOT / ".ci/run").read_text(encoding="utf-8")
     assert "make test" in (ROOT / "README.md").read_text(encoding="utf-8")
     assert "make test" in script and "make check" in script
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.name)
+def test_recipes_can_be_read(path):
+    recipe = read_recipe(path)
+    assert recipe.model.parent == recipe.data.parent == ROOT / "recipes"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "reports/baselines").glob("*.json")), ids=lambda path: path.name)
+def test_baselines_are_scorecards_whose_every_latency_has_conditions(path):
+    scorecard = Scorecard.read(path)
+    latencies = [row.latency for row in scorecard.rows if row.latency]
+    assert all(each.measured and each.device and each.version and each.conditions["count"] for each in latencies)

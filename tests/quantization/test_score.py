@@ -109,7 +109,7 @@ def test_latency_goes_to_its_row_and_brings_the_note_on_16_bit(opened, plans, pe
     assert [row.latency for row in scorecard.rows] == [None, LATENCY]
     assert scorecard.notes == (
         TAIL_NOTE,
-        "ONNX Runtime has no 16-bit convolution on x86: 16-bit layers cost float time there.",
+        "ONNX Runtime has no 16-bit convolution on x86: fp16 layers cost float time there, int16 layers more.",
     )
 
 
