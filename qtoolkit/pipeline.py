@@ -153,14 +153,14 @@ def select_stage(run: Run, sensitivity: Sensitivity | None) -> PrecisionPlan | N
         if path.exists() and path.samefile(recipe.plan):
             return plan  # the user's own text, comments included, stays as it is
     elif recipe.mixed is not None and sensitivity is not None:
-        fixed = {layer.name: run.wide for layer in run.layers if layer.op_type not in run.target.int8_layers}
+        fixed = {layer.name: layer.macs for layer in run.layers if layer.op_type not in run.target.int8_layers}
         rules = wide_implications(run.model, run.target)
         chosen = plan_from_selection(
             sensitivity, Budget(recipe.mixed, recipe.mixed_by), run.wide,
             implications=[pair for pair in rules if not fixed.keys() & set(pair)],
-            required=[forced for by, forced in rules if by in fixed and forced not in fixed],
+            required=[forced for by, forced in rules if by in fixed and forced not in fixed], always_wide=fixed,
         )  # fmt: skip
-        precisions = {layer.name: fixed.get(layer.name) or chosen.layers[layer.name] for layer in run.layers}
+        precisions = {layer.name: chosen.layers.get(layer.name, run.wide) for layer in run.layers}
         plan = chosen.model_copy(update={"layers": precisions})
     else:
         return None

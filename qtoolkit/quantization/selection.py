@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 import highspy
@@ -162,16 +163,23 @@ def _closure(required: Collection[str], implications: Sequence[tuple[str, str]])
     return closed
 
 
-def budget_costs(sensitivity: Sensitivity, budget: Budget) -> tuple[dict[str, float], float]:
-    """Cost of keeping each layer at 16 bit in the budget's unit, and the limit.
+def budget_costs(
+    sensitivity: Sensitivity, budget: Budget, always_wide: Mapping[str, int] = MappingProxyType({})
+) -> tuple[dict[str, float], float]:
+    """Cost of keeping each ranked layer at 16 bit in the budget's unit, and the limit.
 
+    ``always_wide``: layers (name → MACs) that are not ranked because the target runs them at 16 bit only. They are part
+    of the network and come off the budget first; where they exceed it, nothing is left. They add no time.
     Raises UsageError for a latency budget without measured times.
     """
     rows = sensitivity.layers
     if budget.unit == "layers":
-        return {row.layer: 1.0 for row in rows}, float(math.floor(budget.share * len(rows) + 1e-9))
+        allowed = math.floor(budget.share * (len(rows) + len(always_wide)) + 1e-9) - len(always_wide)
+        return {row.layer: 1.0 for row in rows}, float(max(allowed, 0))
     if budget.unit == "macs":
-        return {row.layer: float(row.macs) for row in rows}, budget.share * sum(row.macs for row in rows)
+        spent = sum(always_wide.values())
+        left = budget.share * (sum(row.macs for row in rows) + spent) - spent
+        return {row.layer: float(row.macs) for row in rows}, max(left, 0.0)
     if any(row.added_ms is None for row in rows):
         raise UsageError(
             "a latency budget needs the time of each layer",
@@ -190,9 +198,13 @@ def plan_from_selection(
     *,
     implications: Sequence[tuple[str, str]] = (),
     required: Collection[str] = (),
+    always_wide: Mapping[str, int] = MappingProxyType({}),
 ) -> PrecisionPlan:
-    """The mixed plan: the layers the integer program chooses at ``wide``, the others at the ranking's precision."""
-    costs, limit = budget_costs(sensitivity, budget)
+    """The mixed plan of the ranked layers: those chosen by the integer program at ``wide``, the others at 8 bit.
+
+    ``always_wide``: see ``budget_costs``.
+    """
+    costs, limit = budget_costs(sensitivity, budget, always_wide)
     losses = {row.layer: max(row.loss, 0.0) for row in sensitivity.layers}
     chosen = set(select_layers(losses, costs, limit, implications=implications, required=required))
     made_by = (

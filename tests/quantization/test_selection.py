@@ -246,6 +246,16 @@ def test_macs_and_added_time_are_the_other_units():
     assert (costs, limit) == (added, pytest.approx(5.0))
 
 
+def test_layers_that_are_always_at_16_bit_come_off_the_budget():
+    ranked = ranking({f"l{i}": 0.1 for i in range(8)}, macs={f"l{i}": 100 for i in range(8)})
+    fixed = {"up1": 50, "up2": 150}
+    assert budget_costs(ranked, Budget(0.5), fixed)[1] == 3.0  # half of 10 layers, less 2
+    assert budget_costs(ranked, Budget(0.5, "macs"), fixed)[1] == pytest.approx(300.0)  # half of 1000, less 200
+    assert budget_costs(ranked, Budget(0.1), fixed)[1] == budget_costs(ranked, Budget(0.1, "macs"), fixed)[1] == 0.0
+    plan = plan_from_selection(ranked, Budget(0.5), Precision.FP16, always_wide=fixed)
+    assert len(plan.layers_16bit) == 3
+
+
 def test_a_latency_budget_needs_times():
     with pytest.raises(UsageError, match="needs the time of each layer") as caught:
         budget_costs(ranking({"a": 0.1}), Budget(0.5, "latency"))
