@@ -174,7 +174,7 @@ class TestScorecard:
             assert each.conditions["threads"] == each.conditions["batch"] == 1
             assert each.conditions["inputs"] == "file"
             assert each.conditions["input_shapes"] == {"images": [1, 3, 64, 64]}
-        assert any("16-bit layers cost float time" in note for note in result.scorecard.notes)
+        assert any("fp16 layers cost float time" in note for note in result.scorecard.notes)
 
     def test_nothing_in_it_names_this_machine_or_its_folders(self, finished):
         recipe, _ = finished
@@ -198,7 +198,7 @@ class TestScorecard:
     def test_runs_0_gives_no_latency_and_no_note_on_it(self, again, calls):
         scorecard = quantize(again).scorecard
         assert [row.latency for row in scorecard.rows] == [None] * 4
-        assert not any("16-bit layers cost float time" in note for note in scorecard.notes)
+        assert not any("fp16 layers cost float time" in note for note in scorecard.notes)
         assert calls == {}
 
     def test_a_target_that_is_not_here_has_no_latency_but_a_note(self, again, calls):

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import os
-import struct
-import tokenize
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,16 +11,17 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from qtoolkit.artifacts.files import atomic_path, sha256_bytes, sha256_json
+from qtoolkit.artifacts.files import sha256_bytes, sha256_json
 from qtoolkit.artifacts.target import Target
 from qtoolkit.backends.onnxruntime_cpu import OnnxRuntimeCpu
 from qtoolkit.backends.throughput import map_in_order, worker_count
-from qtoolkit.errors import DataSetError, ModelFileError, UsageError
+from qtoolkit.errors import DataSetError, InputFileError, ModelFileError, UsageError
 from qtoolkit.graph.activations import is_unit_interval
 from qtoolkit.graph.layers import decode_tail, find_layers
 from qtoolkit.graph.statistics import OFFSET_INPUT, MeasuredTensor, add_statistics
 from qtoolkit.graph.view import GraphView, node_name
 from qtoolkit.numerics.histogram import StreamingHistogram, TensorStatistics
+from qtoolkit.numerics.npz import read_npz, write_npz
 
 __all__ = [
     "CalibrationStatistics",
@@ -36,12 +33,6 @@ __all__ = [
 _VERSION = 1
 # A prime, so that the offsets of successive images visit every residue of every stride.
 _OFFSET_STEP = 7919
-
-# What numpy and zipfile raise for a file that is cut off or has wrong bytes somewhere.
-_UNREADABLE = (
-    *(OSError, ValueError, KeyError, EOFError, TypeError, RuntimeError, MemoryError, UsageError),
-    *(zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError),
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,8 +65,7 @@ class CalibrationStatistics:
         }
         for index, name in enumerate(names):
             arrays |= {f"{index}/{part}": value for part, value in self.tensors[name].to_arrays().items()}
-        with atomic_path(path) as temporary, temporary.open("wb") as stream:
-            np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+        write_npz(path, arrays)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str], key: str) -> CalibrationStatistics | None:
@@ -84,18 +74,18 @@ class CalibrationStatistics:
         A damaged file counts as none: calibration is run again and replaces it.
         """
         try:
-            with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-                if int(arrays["version"]) != _VERSION or str(arrays["key"]) != key:
-                    return None
-                parts: dict[int, dict[str, NDArray[Any]]] = {}
-                for entry in arrays.files:
-                    index, slash, part = entry.partition("/")
-                    if slash:
-                        parts.setdefault(int(index), {})[part] = arrays[entry]
-                names = [str(name) for name in arrays["names"]]
-                tensors = {name: TensorStatistics.from_arrays(parts[index]) for index, name in enumerate(names)}
-                return cls(key, int(arrays["images"]), tensors)
-        except _UNREADABLE:
+            arrays = read_npz(path)
+            if int(arrays["version"]) != _VERSION or str(arrays["key"]) != key:
+                return None
+            parts: dict[int, dict[str, NDArray[Any]]] = {}
+            for entry, array in arrays.items():
+                index, slash, part = entry.partition("/")
+                if slash:
+                    parts.setdefault(int(index), {})[part] = array
+            names = [str(name) for name in arrays["names"]]
+            tensors = {name: TensorStatistics.from_arrays(parts[index]) for index, name in enumerate(names)}
+            return cls(key, int(arrays["images"]), tensors)
+        except (InputFileError, UsageError, KeyError, ValueError, TypeError):
             return None
 
 
