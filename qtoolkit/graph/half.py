@@ -21,7 +21,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from qtoolkit.errors import ModelFileError
 from qtoolkit.graph.layers import decode_tail
-from qtoolkit.graph.view import GraphView, captured_names, node_name
+from qtoolkit.graph.tidy import rewrite_graph_
+from qtoolkit.graph.view import GraphView, node_name
 
 __all__ = ["FP16_LIMIT", "convert_half"]
 
@@ -56,7 +57,7 @@ def convert_half(model: onnx.ModelProto, layers: Collection[str], keep_float: Co
             writer.lower(node)
         else:
             writer.nodes.append(node)
-    _replace(copy, writer)
+    rewrite_graph_(copy, writer.nodes, writer.constants.values())
     return copy
 
 
@@ -150,20 +151,3 @@ def _half_constant(tensor: str, value: np.ndarray[Any, Any]) -> np.ndarray[Any, 
             do="give its layer another precision in the plan (fp32, int8 or int16)",
         )
     return value.astype(np.float16)
-
-
-def _replace(model: onnx.ModelProto, writer: _Writer) -> None:
-    graph = model.graph
-    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in writer.nodes]
-    used = {name for node in nodes for name in (*node.input, *captured_names(node))}
-    used |= {value.name for value in graph.output}
-    made = {name for node in nodes for name in node.output}
-    kept = [tensor for tensor in graph.initializer if tensor.name in used]
-    known = [value for value in graph.value_info if value.name in made]
-    for field, values in (
-        (graph.node, nodes),
-        (graph.initializer, [*kept, *writer.constants.values()]),
-        (graph.value_info, known),
-    ):
-        del field[:]
-        field.extend(values)

@@ -14,7 +14,8 @@ from onnx import helper, numpy_helper, version_converter
 from qtoolkit.errors import ModelFileError
 from qtoolkit.graph.layers import Layer, Structure, find_layers
 from qtoolkit.graph.placement import Placement, QuantizedTensor
-from qtoolkit.graph.view import captured_names, node_name
+from qtoolkit.graph.tidy import rewrite_graph_
+from qtoolkit.graph.view import node_name
 from qtoolkit.numerics.affine import IntegerGrid, QuantParams, quantize
 
 __all__ = ["LayerWeights", "insert_qdq"]
@@ -205,12 +206,4 @@ class _Writer:
         return output
 
     def finish(self) -> None:
-        graph = self.model.graph
-        nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in self.nodes]
-        used = {name for node in nodes for name in (*node.input, *captured_names(node))}
-        used |= {value.name for value in graph.output}
-        kept = [tensor for tensor in graph.initializer if tensor.name in used]
-        del graph.node[:]
-        graph.node.extend(nodes)
-        del graph.initializer[:]
-        graph.initializer.extend([*kept, *self.initializers.values()])
+        rewrite_graph_(self.model, self.nodes, self.initializers.values())

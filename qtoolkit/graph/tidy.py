@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import onnx
 
 from qtoolkit.errors import ModelFileError
 from qtoolkit.graph.view import GraphView, captured_names, node_name
 
-__all__ = ["name_nodes_", "remove_unused_", "sort_nodes_"]
+__all__ = ["name_nodes_", "remove_unused_", "rewrite_graph_", "sort_nodes_"]
 
 
 def sort_nodes_(model: onnx.ModelProto) -> None:
@@ -71,6 +73,26 @@ def remove_unused_(model: onnx.ModelProto) -> None:
     for index in reversed(range(len(graph.value_info))):
         if graph.value_info[index].name not in made:
             del graph.value_info[index]
+
+
+def rewrite_graph_(
+    model: onnx.ModelProto, nodes: Iterable[onnx.NodeProto], initializers: Iterable[onnx.TensorProto]
+) -> None:
+    """Give the graph ``nodes`` instead of its own, and ``initializers`` more; in place.
+
+    Rules: nodes may be the graph's own; initializers and shape records of tensors that no node needs any more go.
+    """
+    graph = model.graph
+    # Copies, because clearing the field below empties the graph's own nodes.
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    used = {name for node in copies for name in (*node.input, *captured_names(node))}
+    used |= {value.name for value in graph.output}
+    made = {name for node in copies for name in node.output}
+    kept = [tensor for tensor in graph.initializer if tensor.name in used]
+    known = [value for value in graph.value_info if value.name in made]
+    for field, values in ((graph.node, copies), (graph.initializer, [*kept, *initializers]), (graph.value_info, known)):
+        del field[:]
+        field.extend(values)
 
 
 def name_nodes_(model: onnx.ModelProto) -> None:
