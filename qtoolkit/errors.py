@@ -8,6 +8,7 @@
     ├── InputFileError             exit 3   a file the user gave cannot be used
     │   ├── ModelFileError         exit 3   an ONNX network
     │   │   └── HeadError          exit 3   the network's outputs fit no known pose head
+    │   ├── CheckpointError        exit 3   weights, or the state of a training
     │   ├── DataSetError           exit 3   images, annotations, dataset.yaml
     │   ├── PlanFileError          exit 3   a precision plan
     │   └── RecipeError            exit 3   a recipe
@@ -21,6 +22,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 __all__ = [
+    "CheckpointError",
     "DataSetError",
     "GateFailed",
     "HeadError",
@@ -74,6 +76,10 @@ class ModelFileError(InputFileError):
 
 class HeadError(ModelFileError):
     """The outputs of a network fit no known pose head, or not the one that was asked for."""
+
+
+class CheckpointError(InputFileError):
+    """A file of weights, or the state of a training, cannot be used."""
 
 
 class DataSetError(InputFileError):

@@ -22,6 +22,7 @@ from qtoolkit.errors import QtoolError
 __all__ = ["SHORT_HELP", "LazyGroup", "cli", "main"]
 
 SHORT_HELP = {
+    "train": "Train a pose network from labels.",
     "quantize": "Make 16-bit, 8-bit and mixed networks; measure AP, cost, latency.",
     "sensitivity": "Rank the layers by what 8 bit costs; choose those for 16 bit.",
     "eval": "Measure COCO AP of a network, float or quantized.",

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from qtoolkit.data.dataset_yaml import LabelledFolder, UnlabelledFolder, read_dataset_yaml
 from qtoolkit.data.images import list_images
+from qtoolkit.data.rendered_sets import cached_parts
 from qtoolkit.data.samples import Sample, Samples, SkippedImage, Split, collect_samples
-from qtoolkit.errors import DataSetError, UnavailableError, UsageError
+from qtoolkit.data.synthetic import is_synthetic, parse_spec
+from qtoolkit.errors import DataSetError
 
 __all__ = ["DataSource", "Sample", "Samples", "SkippedImage", "Split", "list_images", "open_data_source"]
 
@@ -19,7 +20,8 @@ _YAML_NAMES = ("dataset.yaml", "dataset.yml")
 _COCO_YEARS = ("2017", "2014")
 _LAYOUTS = (
     "a folder with a dataset.yaml, that file itself, a folder in COCO's layout "
-    "(annotations/person_keypoints_val2017.json, val2017/, train2017/), or a folder of photos"
+    "(annotations/person_keypoints_val2017.json, val2017/, train2017/), a folder of photos, "
+    "or rendered people (synthetic:N@seed)"
 )
 
 
@@ -75,15 +77,31 @@ class DataSource:
         return ", ".join(name for name, split in parts.items() if split)
 
 
-def open_data_source(path: str | os.PathLike[str]) -> DataSource:
+def open_data_source(
+    path: str | os.PathLike[str],
+    parts: Collection[str] = ("val", "calib"),
+    progress: Callable[[int, int], None] | None = None,
+) -> DataSource:
     """Open a data set by its path; labels and photos are read later.
 
     A plain folder of photos is split in two, alternate files by name, so that it can be calibrated on one half and the
     networks compared on the other without labels; the whole folder is its unlabeled part. Raises DataSetError where
-    nothing is there, or nothing that is known, or where a part it names is missing; UnavailableError for rendered
-    people (``synthetic:N@seed``).
+    nothing is there, or nothing that is known, or where a part it names is missing.
+
+    ``synthetic:N@seed`` or ``synthetic:N@seed/SIZE`` are rendered people: of these, and of these alone, ``parts`` says
+    which of val, calib and train are needed, and ``progress`` is called with (done, total) while they are rendered;
+    errors as ``synthetic.parse_spec`` and ``rendered_sets.cached_parts`` raise them.
     """
-    _refuse_synthetic(str(path))
+    if is_synthetic(os.fspath(path)):
+        spec = parse_spec(os.fspath(path))
+        splits = cached_parts(spec, parts, progress)
+        return DataSource(
+            name=spec.name,
+            kind="coco-keypoints",
+            evaluation=splits.get("val"),
+            calib=splits.get("calib"),
+            train=splits.get("train"),
+        )
     place = Path(path)
     if not place.exists():
         raise _unknown(place, "no such file or folder")
@@ -95,24 +113,6 @@ def open_data_source(path: str | os.PathLike[str]) -> DataSource:
         if (place / name).is_file():
             return _from_yaml(place / name)
     return _from_coco_layout(place) or _from_photos(place)
-
-
-def _refuse_synthetic(text: str) -> None:
-    if not text.startswith("synthetic:"):
-        return
-    if not re.fullmatch(r"synthetic:[1-9]\d*(@\d+)?", text):
-        raise UsageError(
-            "rendered people are asked for in a way that is not understood",
-            expected="synthetic:N@seed, for example synthetic:200@1",
-            found=text,
-            do="give the number of images and a seed",
-        )
-    raise UnavailableError(
-        "rendered people come with a later release",
-        expected=_LAYOUTS,
-        found=text,
-        do="give a data set with --data",
-    )
 
 
 def _from_yaml(path: Path) -> DataSource:

@@ -32,6 +32,7 @@ __all__ = [
     "find_layers",
     "last_layers",
     "layer_neighbours",
+    "weight_positions",
 ]
 
 LAYER_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
@@ -127,6 +128,11 @@ def layer_neighbours(model: onnx.ModelProto) -> dict[str, tuple[str, ...]]:
                 following[source].append(index)
         sources.append(frozenset({index}) if index in layers else reaching)
     return {node_name(view.nodes[i]): tuple(node_name(view.nodes[j]) for j in after) for i, after in following.items()}
+
+
+def weight_positions(view: GraphView) -> dict[str, int]:
+    """Layer → position of its weight among the inputs of its node, in topological order; no shapes are needed."""
+    return {node_name(view.nodes[index]): position for index, position in _layer_operands(view).items()}
 
 
 def _layer_operands(view: GraphView) -> dict[int, int]:

@@ -1,0 +1,1 @@
+"""Rendered people: bodies, clothes, scenes and the camera, drawn with numpy and OpenCV alone."""

@@ -1,0 +1,1 @@
+"""The ONNX operators in torch, one module per family; ``table`` joins them."""
