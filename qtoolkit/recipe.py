@@ -114,7 +114,8 @@ def read_recipe(path: str | os.PathLike[str], **overrides: Any) -> Recipe:
             f"the recipe {file} has no fields", expected="model: …, data: … at least", found=type(document).__name__
         )
     for name in _PATHS:
-        if isinstance(document.get(name), str):
+        # Rendered people (synthetic:N@seed) lie nowhere.
+        if isinstance(document.get(name), str) and not (name == "data" and document[name].startswith("synthetic:")):
             document[name] = str(_beside(file, document[name]))
     document |= {name: value for name, value in overrides.items() if value is not None}
     document.setdefault("out", str(Path("runs") / file.stem))

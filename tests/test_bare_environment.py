@@ -12,6 +12,7 @@ import pytest
 
 _ROOT = Path(__file__).resolve().parents[1]
 _BLOCKED = ("torch", "openvino", "tensorrt", "tensorrt_rtx", "pycuda")
+_WITH_TORCH = ("qtoolkit.models.", "qtoolkit.training.", "qtoolkit.graph.export")
 _HEAVY = (
     "numpy",
     "onnx",
@@ -43,7 +44,7 @@ cli(args={arguments!r}, prog_name="qtool", standalone_mode=False)
 """
 _COMMANDS = (
     ("quantize",), ("sensitivity",), ("eval",), ("bench",), ("run",), ("data",), ("data", "check"), ("data", "synth"),
-    ("doctor",),
+    ("doctor",), ("export",),
 )  # fmt: skip
 
 
@@ -82,11 +83,12 @@ def test_help_of_every_command(words):
 
 
 def test_every_module_of_the_package_can_be_imported():
-    modules = sorted(
+    names = (
         ".".join(path.relative_to(_ROOT).with_suffix("").parts)
         for path in (_ROOT / "qtoolkit").rglob("*.py")
         if path.name != "__init__.py"
     )
+    modules = sorted(name for name in names if not name.startswith(_WITH_TORCH))
     assert len(modules) > 50
     _modules_after(f"import importlib\nfor name in {modules!r}:\n    importlib.import_module(name)")
 
@@ -94,3 +96,16 @@ def test_every_module_of_the_package_can_be_imported():
 def test_doctor_works_and_lists_what_is_absent():
     shown, _ = _modules_after(_HELP.format(arguments=["doctor"]))
     assert all(f"  {name}: " in shown for name in _BLOCKED)
+
+
+def test_a_command_that_needs_torch_says_how_to_get_it():
+    program = """
+from click.testing import CliRunner
+from qtoolkit.cli.main import cli
+result = CliRunner().invoke(cli, ["export", "best.safetensors", "--json"])
+print(result.exit_code, result.output)
+"""
+    shown, _ = _modules_after(program)
+    assert shown.startswith("4 ")
+    assert "this command needs torch" in shown
+    assert "pip install 'qtoolkit[train]'" in shown

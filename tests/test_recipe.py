@@ -181,3 +181,10 @@ class TestRefused:
     @given(share=st.floats(0, 1))
     def test_every_share_from_0_to_1_is_one(self, share):
         assert Recipe(**LEAST, out="out", mixed=share).mixed == share
+
+
+def test_rendered_people_are_no_path_beside_the_recipe(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("model: m.onnx\ndata: synthetic:20@1\n")
+    recipe = read_recipe(tmp_path / "recipe.yaml")
+    assert str(recipe.data) == "synthetic:20@1"
+    assert recipe.model == tmp_path / "m.onnx"

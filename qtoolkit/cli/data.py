@@ -11,23 +11,27 @@ import click
 from qtoolkit.cli.options import json_option, quiet_option
 from qtoolkit.cli.output import listing, print_json
 from qtoolkit.cli.progress import one_stage, show_progress
-from qtoolkit.errors import GateFailed, UnavailableError
+from qtoolkit.errors import GateFailed
 
 if TYPE_CHECKING:
     from qtoolkit.data.check import DataReport, SplitReport
 
 __all__ = ["command"]
 
+_COUNT = click.IntRange(min=1, max=1_000_000)
+_SHEET_IMAGES = 24
+
 
 @click.group("data")
 def command() -> None:
-    """Check a data set."""
+    """Check a data set, or render one."""
 
 
 @command.command(
     "check",
     short_help="Look at every photo and every label.",
-    epilog="\b\nExample:\n  qtool data check coco\n\nExit code 1 where a fault is found.",
+    epilog="\b\nExample:\n  qtool data check coco\n  qtool data check synthetic:50@1\n\n"
+    "Exit code 1 where a fault is found.",
 )
 @click.argument("data", type=click.Path(path_type=Path))
 @quiet_option
@@ -38,7 +42,8 @@ def _check(data: Path, quiet: bool, as_json: bool) -> None:
     from qtoolkit.data.sources import open_data_source
 
     with show_progress(quiet) as progress:
-        report = check_data_source(open_data_source(data), one_stage(progress, "checking photos"))
+        source = open_data_source(data, progress=one_stage(progress, "rendering people"))
+        report = check_data_source(source, one_stage(progress, "checking photos"))
     if as_json:
         print_json(report.model_dump(mode="json"))
     else:
@@ -55,19 +60,55 @@ def _check(data: Path, quiet: bool, as_json: bool) -> None:
 
 @command.command(
     "synth",
-    short_help="Render people with labels (a later release).",
-    epilog="\b\nExample:\n  qtool data synth --out people",
+    short_help="Render people with labels.",
+    epilog="\b\nExample:\n  qtool data synth --out people --images 500 --seed 7 --calib 200",
 )
-@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Folder for the data set.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="Folder for the data set.")
+@click.option("--images", type=_COUNT, default=200, show_default=True, metavar="N", help="Images to evaluate on.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="S", help="Seed of the set.")
+@click.option("--size", type=int, default=320, show_default=True, metavar="PX", help="Long side of the images.")
+@click.option("--calib", type=_COUNT, metavar="M", help="Images to calibrate on.  [default: N, at most 200]")
+@click.option("--train", type=_COUNT, metavar="T", help="Images to train on.  [default: none]")
+@click.option(
+    "--sheet",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Also write the first 24 images with their labels drawn, on one JPEG or PNG.",
+)
+@quiet_option
 @json_option
-def _synth(out: Path | None, as_json: bool) -> None:
-    """Render people with labels (comes with a later release)."""
-    raise UnavailableError(
-        "rendered people come with a later release",
-        expected="a data set of your own",
-        found="qtool data synth",
-        do="use COCO or a folder of photos: `qtool data check DIR` says whether it can be used",
-    )
+def _synth(
+    out: Path,
+    images: int,
+    seed: int,
+    size: int,
+    calib: int | None,
+    train: int | None,
+    sheet: Path | None,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Render people with COCO keypoint labels into DIR: parts val and calib, and train where asked for.
+
+    The same options give the same images on every machine. DIR must be new, empty, or a set this command wrote.
+    """
+    from qtoolkit.data.rendered_sets import MAX_CALIBRATION_IMAGES, write_set, write_sheet
+    from qtoolkit.data.synthetic import RENDERER_VERSION
+
+    calib = min(images, MAX_CALIBRATION_IMAGES) if calib is None else calib
+    with show_progress(quiet) as progress:
+        report = one_stage(progress, "rendering people")
+        parts = write_set(out, images, seed, size, calib=calib, train=train or 0, progress=report)
+    if sheet:
+        write_sheet(sheet, min(images, _SHEET_IMAGES), seed, size)
+    if as_json:
+        counts = {name: part._asdict() for name, part in parts.items()}
+        print_json({"folder": str(out), "renderer": RENDERER_VERSION, "seed": seed, "size": size, "parts": counts})
+        return
+    for name, part in parts.items():
+        labelled = f"{part.people} people, {part.people_with_keypoints} of them with keypoints"
+        click.echo(f"{name}: {part.images} images; {labelled}")
+    click.echo(f"use it with --data {out}")
 
 
 def _lines(report: DataReport) -> Iterator[str]:

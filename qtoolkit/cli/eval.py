@@ -65,7 +65,7 @@ def command(
     if save_people is not None:
         _check_folder(save_people)
     with show_progress(quiet) as progress:
-        source = open_data_source(data)
+        source = open_data_source(data, parts=("val",), progress=one_stage(progress, "rendering people"))
         result = evaluate_network(model, source, progress=one_stage(progress, "evaluating"), **given)
     list_skipped(result.skipped)
     if save_people is not None:

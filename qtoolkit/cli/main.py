@@ -23,12 +23,13 @@ __all__ = ["SHORT_HELP", "LazyGroup", "cli", "main"]
 
 SHORT_HELP = {
     "train": "Train a pose network from labels.",
+    "export": "Write trained weights as ONNX; put NMS inside any pose network.",
     "quantize": "Make 16-bit, 8-bit and mixed networks; measure AP, cost, latency.",
     "sensitivity": "Rank the layers by what 8 bit costs; choose those for 16 bit.",
     "eval": "Measure COCO AP of a network, float or quantized.",
     "bench": "Measure latency of networks, side by side.",
     "run": "Run the whole pipeline of a recipe.",
-    "data": "Check a data set.",
+    "data": "Check a data set, or render people with labels.",
     "doctor": "Say what this machine can do, and how to get the rest.",
 }
 """Command → its line in ``qtool --help``, in that order; ``qtoolkit.cli.COMMAND`` holds it as ``command``."""

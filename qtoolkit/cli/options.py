@@ -94,7 +94,7 @@ data_option: Decorator[Any] = click.option(
     required=True,
     type=_PATH,
     metavar="DIR",
-    help="Data set: a folder with a dataset.yaml, that file, COCO's own layout, or a folder of photos.",
+    help="Data set: a folder with a dataset.yaml, that file, COCO's own layout, a folder of photos, synthetic:N@seed.",
 )
 
 out_option: Decorator[Any] = click.option(

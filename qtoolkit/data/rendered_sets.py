@@ -1,41 +1,36 @@
 """Whole sets of rendered people on disk: in the cache, for ``synthetic:N@seed``, or in a folder of the user's.
 
-Images are rendered by several processes, since drawing holds Python's lock. A set is made under a temporary name and
-renamed when it is whole.
+A set is made under a temporary name and renamed when it is whole.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import multiprocessing
 import os
 import shutil
-import signal
 import tempfile
 from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import cv2
 
 from qtoolkit.artifacts.files import write_bytes, write_text
 from qtoolkit.data.images import list_images
+from qtoolkit.data.rendered_parts import PartCounts, RenderJob, RenderReport, render_part
 from qtoolkit.data.rendering.scene import SceneOptions
+from qtoolkit.data.rendering.sheet import contact_sheet, draw_labels
 from qtoolkit.data.samples import Split
-from qtoolkit.data.skeletons import COCO17
 from qtoolkit.data.synthetic import PARTS, RENDERER_VERSION, SyntheticSpec, checked_size, render
 from qtoolkit.errors import UsageError
 
 __all__ = [
     "MAX_CALIBRATION_IMAGES",
     "MAX_TRAINING_VAL_IMAGES",
-    "PartCounts",
     "cache_folder",
     "cached_parts",
     "write_set",
+    "write_sheet",
 ]
 
 Progress = Callable[[int, int], None]
@@ -46,19 +41,8 @@ MAX_CALIBRATION_IMAGES = 200
 MAX_TRAINING_VAL_IMAGES = 500
 """Images of the part val where the set is opened to train on, where N is not smaller."""
 
-_BATCH = 16
-_FEWEST_FOR_PROCESSES = 48
-_MOST_PROCESSES = 16
 _LABELS, _IMAGES, _MARK = "annotations.json", "images", "rendered.json"
 _HALF_MADE = ".rendering-"
-
-
-class PartCounts(NamedTuple):
-    """What one part of a written set holds."""
-
-    images: int
-    people: int
-    people_with_keypoints: int
 
 
 def cache_folder() -> Path:
@@ -89,11 +73,11 @@ def cached_parts(spec: SyntheticSpec, parts: Collection[str], progress: Progress
     root = cache_folder() / "rendered" / f"v{RENDERER_VERSION}"
     folders = {part: root / f"{part}-{counts[part]}@{spec.seed}-{spec.size}px" for part in PARTS if part in parts}
     missing = {part: folder for part, folder in folders.items() if not _is_whole(folder, counts[part])}
-    report = _Report(sum(counts[part] for part in missing), progress)
+    report = RenderReport(sum(counts[part] for part in missing), progress)
     for part, folder in missing.items():
         with _writable(root, "set QTOOLKIT_CACHE to a folder that can be written"):
             root.mkdir(parents=True, exist_ok=True)
-            _fill_cache(folder, _Job(spec.seed, part, spec.size, SceneOptions()), counts[part], report)
+            _fill_cache(folder, RenderJob(spec.seed, part, spec.size, SceneOptions()), counts[part], report)
     return {part: Split((folder / _IMAGES).resolve(), (folder / _LABELS).resolve()) for part, folder in folders.items()}
 
 
@@ -124,10 +108,10 @@ def write_set(
         place.mkdir(parents=True, exist_ok=True)
         new = Path(tempfile.mkdtemp(prefix=_HALF_MADE, dir=place))
         try:
-            report = _Report(sum(counts.values()), progress)
+            report = RenderReport(sum(counts.values()), progress)
             for part, count in counts.items():
-                job = _Job(seed, part, size, options or SceneOptions())
-                written[part] = _render_part(new / part, new / f"person_keypoints_{part}.json", job, count, report)
+                job = RenderJob(seed, part, size, options or SceneOptions())
+                written[part] = render_part(new / part, new / f"person_keypoints_{part}.json", job, count, report)
             write_text(
                 new / _MARK, json.dumps({"renderer": RENDERER_VERSION, "seed": seed, "size": size, **counts}) + "\n"
             )
@@ -139,6 +123,26 @@ def write_set(
                 with contextlib.suppress(OSError):
                     place.rmdir()  # only where nothing was written: it is not empty otherwise
     return written
+
+
+def write_sheet(path: str | os.PathLike[str], images: int, seed: int, size: int) -> None:
+    """Write the first images of part val with their labels drawn over them, on one JPEG or PNG file.
+
+    Raises UsageError where the file cannot be written, or its name ends otherwise.
+    """
+    place = Path(path)
+    if place.suffix.lower() not in (".jpg", ".jpeg", ".png"):
+        raise UsageError(
+            f"the contact sheet {place} cannot be written",
+            expected="a name that ends in .jpg or .png",
+            found=place.name,
+            do="give another name with --sheet",
+        )
+    rendered = [render(seed, index, "val", size) for index in range(images)]
+    drawn = [draw_labels(each.image, each.boxes_xywh, each.keypoints) for each in rendered]
+    sheet = contact_sheet(drawn, round(0.625 * size), 4 * size)
+    with _writable(place, "give another name with --sheet"):
+        write_bytes(place, cv2.imencode(place.suffix.lower(), sheet, [cv2.IMWRITE_JPEG_QUALITY, 74])[1].tobytes())
 
 
 def _exchange(place: Path, old: list[Path], new: Path) -> None:
@@ -178,37 +182,16 @@ def _dataset_yaml(counts: dict[str, int], seed: int, size: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-class _Job(NamedTuple):
-    seed: int
-    part: str
-    size: int
-    options: SceneOptions
-
-
-class _Report:
-    """Counts rendered images over several parts."""
-
-    def __init__(self, total: int, progress: Progress | None) -> None:
-        self._total = total
-        self._progress = progress
-        self._done = 0
-
-    def add(self, count: int) -> None:
-        self._done += count
-        if self._progress:
-            self._progress(self._done, self._total)
-
-
 def _is_whole(folder: Path, count: int) -> bool:
     images = folder / _IMAGES
     return (folder / _LABELS).is_file() and images.is_dir() and len(list_images(images)) == count
 
 
-def _fill_cache(folder: Path, job: _Job, count: int, report: _Report) -> None:
+def _fill_cache(folder: Path, job: RenderJob, count: int, report: RenderReport) -> None:
     """Render a part into the cache. Who comes second, because another process rendered the same, takes the first's."""
     temporary = Path(tempfile.mkdtemp(prefix=_HALF_MADE, dir=folder.parent))
     try:
-        _render_part(temporary / _IMAGES, temporary / _LABELS, job, count, report)
+        render_part(temporary / _IMAGES, temporary / _LABELS, job, count, report)
         if folder.exists() and not _is_whole(folder, count):  # somebody took files out of the cache
             folder.rename(temporary / "damaged")
         temporary.chmod(0o755)
@@ -221,93 +204,14 @@ def _fill_cache(folder: Path, job: _Job, count: int, report: _Report) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _render_part(images_dir: Path, labels: Path, job: _Job, count: int, report: _Report) -> PartCounts:
-    images_dir.mkdir()
-    batches = [range(first, min(first + _BATCH, count)) for first in range(0, count, _BATCH)]
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    for records in _in_processes(images_dir, job, batches):
-        for image, people in records:
-            images.append(image)
-            for person in people:
-                annotations.append({"id": len(annotations) + 1, "image_id": image["id"], **person})
-        report.add(len(records))
-    write_text(labels, json.dumps(_document(job, images, annotations), separators=(",", ":")) + "\n")
-    return PartCounts(count, len(annotations), sum(each["num_keypoints"] > 0 for each in annotations))
-
-
-def _document(job: _Job, images: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> dict[str, Any]:
-    category = {
-        "id": 1,
-        "name": "person",
-        "supercategory": "person",
-        "keypoints": list(COCO17.keypoint_names),
-        "skeleton": [[first + 1, second + 1] for first, second in COCO17.links],
-    }
-    described = f"rendered people, renderer {RENDERER_VERSION}, part {job.part}, seed {job.seed}, {job.size} px"
-    return {
-        "info": {"description": described},
-        "images": images,
-        "annotations": annotations,
-        "categories": [category],
-    }
-
-
-Records = list[tuple[dict[str, Any], list[dict[str, Any]]]]
-
-
-def _in_processes(images_dir: Path, job: _Job, batches: list[range]) -> Iterator[Records]:
-    """The records of every batch, in order; the files are written on the way."""
-    processes = min(_cores(), len(batches), _MOST_PROCESSES)
-    done = 0
-    if processes > 1 and batches[-1].stop >= _FEWEST_FOR_PROCESSES and not multiprocessing.current_process().daemon:
-        # Started afresh, not forked: a fork of a process with threads (a runtime's, torch's) may hang.
-        pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_start_process)
-        try:
-            for records in pool.map(_render_batch, *zip(*((images_dir, job, batch) for batch in batches), strict=True)):
-                yield records
-                done += 1
-        # A program without a main guard, or read from standard input, cannot be started again: go on in this process.
-        except BrokenProcessPool:
-            pass
-        finally:
-            pool.shutdown(cancel_futures=True)
-    for batch in batches[done:]:
-        yield _render_batch(images_dir, job, batch)
-
-
-def _start_process() -> None:
-    # Ctrl-C is for the process that waits for these; the images are too small to share one among threads.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    cv2.setNumThreads(1)
-
-
-def _render_batch(images_dir: Path, job: _Job, batch: range) -> Records:
-    records: Records = []
-    for index in batch:
-        rendered = render(job.seed, index, job.part, job.size, job.options)
-        name = f"{index:06d}.jpg"
-        write_bytes(images_dir / name, rendered.jpeg)
-        width, height = rendered.size_wh
-        image = {"id": index + 1, "file_name": name, "width": width, "height": height}
-        records.append((image, rendered.annotations()))
-    return records
-
-
-def _cores() -> int:
-    # Not known everywhere; where it is, it knows of containers and of taskset.
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
-
-
 @contextlib.contextmanager
 def _writable(folder: Path, do: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise UsageError(
-            f"the folder {folder} cannot be written",
-            expected="a folder that exists or can be made, with write permission and enough space",
+            f"{folder} cannot be written",
+            expected="a place that exists or can be made, with write permission and enough space",
             found=error.strerror or str(error),
             do=do,
         ) from error

@@ -72,7 +72,7 @@ def _traced(
     first = next(module.parameters(), torch.zeros(()))
     image = torch.zeros((1, 3, height, width), dtype=torch.float32, device=first.device)
     stream = io.BytesIO()
-    was_training = module.training
+    modes = [(each, each.training) for each in module.modules()]
     module.eval()
     try:
         # A first run for the module's own objections: within the exporter they come out as something else.
@@ -92,7 +92,8 @@ def _traced(
                 output_names=[output_name],
             )
     finally:
-        module.train(was_training)
+        for each, mode in modes:
+            each.training = mode
     return onnx.load_from_string(stream.getvalue())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,10 @@ def read_state_dict(file: Path) -> dict[str, Tensor]:
     if not start.startswith((_ZIP, _PICKLE)):
         return read_safetensors(file)[0]
     try:
-        content: Any = torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # About pickles of an unusual kind, just before they are refused.
+            warnings.simplefilter("ignore")
+            content: Any = torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, ValueError, LookupError, pickle.UnpicklingError) as error:
         if "weights_only" in str(error).lower() or isinstance(error, pickle.UnpicklingError):
             found = "a pickle of whole Python objects, which may run code when it is opened and is not"

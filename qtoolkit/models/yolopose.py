@@ -204,8 +204,9 @@ class DeployedYoloPose(nn.Module):
 
     def __init__(self, model: YoloPose) -> None:
         super().__init__()
-        self.model = model.eval()
+        self.model = model
         self.decode = _Decoder()
+        self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) → (B, A, 6 + 3K), head layout ``yolov5-pose``."""

@@ -104,7 +104,7 @@ def open_run(recipe: Recipe, progress: Progress = lambda stage, done, total: Non
     head = detect_head(
         {name: view.shape(name) or () for name in view.outputs}, network_input(model).input_size_wh, recipe.head
     )
-    source = open_data_source(recipe.data)
+    source = open_data_source(recipe.data, progress=lambda done, total: progress("rendering people", done, total))
     samples = source.evaluation_samples(recipe.images, lambda done, total: progress("reading photos", done, total))
     calibration = calibration_set_of(source, recipe.calibration_images, recipe.seed)
     check_disjoint(calibration, samples)

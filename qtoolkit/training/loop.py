@@ -141,7 +141,9 @@ class _Run:
         with contextlib.closing(load_batches(images, tasks, recipe.workers)) as loader:
             while self._step < schedule.steps:
                 started = time.monotonic()
-                parts = self._trainer.run_step(list(islice(loader, recipe.accumulate)), schedule.rates(self._step))
+                batches = list(islice(loader, recipe.accumulate))
+                rates, widening = schedule.rates(self._step), schedule.widening_at(self._step)
+                parts = self._trainer.run_step(batches, rates, widening)
                 # Left on the device: to ask for the numbers at each step would make it wait for each.
                 self._sums += parts
                 self._summed += 1

@@ -112,8 +112,10 @@ class PoseLoss:
         self._total_of = total_of or (lambda count: count)
         self._processes = processes
 
-    def __call__(self, raw: Sequence[Tensor], targets: Targets) -> tuple[Tensor, Tensor]:
+    def __call__(self, raw: Sequence[Tensor], targets: Targets, widening: float = 1.0) -> tuple[Tensor, Tensor]:
         """The loss to minimise (a scalar: the weighted sum times the images of all processes), and its parts.
+
+        ``widening``: the sigmas are so many times as wide, which gives far keypoints a gradient.
 
         raw  per level (B, A, H, W, 6 + 3K) of any float type; computed in float32, or float64 where raw is.
         The parts (4,), detached: LOSS_PARTS with their gains, this process's share of the mean over images.
@@ -122,7 +124,7 @@ class PoseLoss:
         counts = self._counts(matches, targets)
         parts = raw[0].new_zeros(len(LOSS_PARTS), dtype=torch.promote_types(raw[0].dtype, torch.float32))
         for level, output in enumerate(raw):
-            parts = parts + self._level(level, output, matches[level], targets, counts[level])
+            parts = parts + self._level(level, output, matches[level], targets, counts[level], widening)
         images = raw[0].shape[0]
         return parts.sum() * images * self._processes, parts.detach()
 
@@ -146,14 +148,16 @@ class PoseLoss:
             )
         return self._total_of(torch.stack(rows)) / self._processes
 
-    def _level(self, level: int, output: Tensor, match: Matches, targets: Targets, counts: Tensor) -> Tensor:
+    def _level(
+        self, level: int, output: Tensor, match: Matches, targets: Targets, counts: Tensor, widening: float
+    ) -> Tensor:
         _, a, h, w, channels = output.shape
         # One row per match by index_select: its gradient is added up in a fixed order, that of [...] is not.
         flat = ((match.image * a + match.anchor) * h + match.row) * w + match.column
         rows = output.reshape(-1, channels).index_select(0, flat)
         rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
         box, iou = self._box(level, rows, match, targets)
-        keypoints, confidence = self._keypoints(level, rows, match, targets)
+        keypoints, confidence = self._keypoints(level, rows, match, targets, widening)
         objectness = self._objectness(level, output, flat, iou, targets)
         matched, shown, known = counts.clamp(min=1e-9).unbind()
         gains = self._gains
@@ -190,7 +194,9 @@ class PoseLoss:
             loss = loss.masked_fill(unknown, 0.0)
         return loss.mean() * BALANCE[level]
 
-    def _keypoints(self, level: int, rows: Tensor, match: Matches, targets: Targets) -> tuple[Tensor, Tensor]:
+    def _keypoints(
+        self, level: int, rows: Tensor, match: Matches, targets: Targets, widening: float
+    ) -> tuple[Tensor, Tensor]:
         """Sums of the keypoint loss over labelled keypoints and of the confidence loss over known ones."""
         stride = self._strides[level]
         found = rows[:, 6:].reshape(len(rows), rows.shape[1] // 3 - 2, 3)
@@ -200,7 +206,8 @@ class PoseLoss:
         area = (targets.boxes[match.person, 2:] / stride).prod(dim=1, keepdim=True).to(found.dtype)
         if self._kind == "oks":
             squared = difference.square().sum(dim=-1)
-            loss = 1 - torch.exp(-squared / (4 * self._sigmas.to(found.dtype).square() * area + 1e-9))
+            sigmas = self._sigmas.to(found.dtype) * widening
+            loss = 1 - torch.exp(-squared / (4 * sigmas.square() * area + 1e-9))
         else:
             loss = difference.abs().mean(dim=-1)
             if self._kind == "l1-scaled":

@@ -219,6 +219,13 @@ def _arg_extreme(step: BatchStep) -> int:
     return axis if attribute(step.node, "keepdims", 1) else axis - (gone < axis)
 
 
+def _cumulative_sum(step: BatchStep) -> int:
+    axis, dims = step.first
+    if [place % len(dims) for place in step.integers(1, "axis") or [axis]] == [axis]:
+        raise Mixes
+    return axis
+
+
 def _gather(step: BatchStep) -> int:
     cut = int(attribute(step.node, "axis", 0)) % step.rank(0)
     data, indices = step.axes[0], step.axes[1]
@@ -282,13 +289,14 @@ def batch_place(step: BatchStep) -> Place:
 
 _RULES: Mapping[str, Callable[[BatchStep], int]] = MappingProxyType(
     dict.fromkeys(_ALONG_AXIS_DEFAULTS, _along_axis)
-    | dict.fromkeys(("NonZero", "OneHot", "ScatterND", "ScatterElements", "CumSum"), _mixes)
+    | dict.fromkeys(("NonZero", "OneHot", "ScatterND", "ScatterElements"), _mixes)
     | {f"Reduce{kind}": _reduce for kind in ("Sum", "Mean", "Max", "Min", "Prod", "L1", "L2")}
     | {f"Reduce{kind}": _reduce for kind in ("SumSquare", "LogSum", "LogSumExp")}
     | {
         "ArgMax": _arg_extreme,
         "ArgMin": _arg_extreme,
         "Transpose": _transpose,
+        "CumSum": _cumulative_sum,
         "Squeeze": _squeeze,
         "Unsqueeze": _unsqueeze,
         "Concat": _concat,

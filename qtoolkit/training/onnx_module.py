@@ -7,7 +7,7 @@ without the Python code that it was made by.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import onnx
@@ -150,6 +150,20 @@ class OnnxModule(nn.Module):
             self._plans[wanted] = self._program.plan(wanted, known, self._node_functions)
         return self._run(feeds, wanted, self._plans[wanted], None)
 
+    def visit_layers(self, feeds: Feeds) -> Iterator[tuple[str, Tensor]]:
+        """Run the network for its default outputs, stopping in front of each layer: its name, and what it reads.
+
+        The layer itself is computed when the caller comes back, with the weights that it has then.
+        """
+        known = (*self._keys, *self.inputs)
+        plan = self._program.plan(self.outputs, known, self._node_functions)
+        values = self._start(feeds)
+        run = Pass(self.training, self._batch_of(values, plan), self._program.batch.fixed_batch)
+        for step in plan:
+            if step.weight_position is not None:
+                yield step.name, values[step.inputs[1 - step.weight_position]]
+            self._run_step_(step, values, run)
+
     def estimate_statistics(self, batches: Iterable[Feeds]) -> int:
         """Set the running statistics of all batch norms to the mean over ``batches``; returns their number.
 
@@ -181,26 +195,29 @@ class OnnxModule(nn.Module):
         training = self.training or statistics_momentum is not None
         run = Pass(training, self._batch_of(values, plan), self._program.batch.fixed_batch, statistics_momentum)
         for step in plan:
-            inputs = [values[name] for name in step.inputs]
-            if step.weight_position is not None:
-                self._transform_(step.name, step.weight_position, inputs)
-            replaced = self._node_functions.get(step.name)
-            if replaced is not None:
-                result: Tensor | tuple[Tensor, ...] = replaced(
-                    *(value for value, name in zip(inputs, step.inputs, strict=True) if name)
-                )
-            else:
-                result = step.operator(inputs, run)
-            if isinstance(result, Tensor):
-                values[step.outputs[0]] = result
-            else:
-                values.update(zip(step.outputs, result, strict=False))
-            for name in step.frees:
-                values.pop(name, None)
+            self._run_step_(step, values, run)
         return {
             name: values[name].to(self._integer_outputs[name]) if name in self._integer_outputs else values[name]
             for name in wanted
         }
+
+    def _run_step_(self, step: Step, values: dict[str, Tensor], run: Pass) -> None:
+        inputs = [values[name] for name in step.inputs]
+        if step.weight_position is not None:
+            self._transform_(step.name, step.weight_position, inputs)
+        replaced = self._node_functions.get(step.name)
+        if replaced is not None:
+            result: Tensor | tuple[Tensor, ...] = replaced(
+                *(value for value, name in zip(inputs, step.inputs, strict=True) if name)
+            )
+        else:
+            result = step.operator(inputs, run)
+        if isinstance(result, Tensor):
+            values[step.outputs[0]] = result
+        else:
+            values.update(zip(step.outputs, result, strict=False))
+        for name in step.frees:
+            values.pop(name, None)
 
     def _transform_(self, layer: str, weight_position: int, inputs: list[Tensor]) -> None:
         if (on_weight := self._weight_transforms.get(layer)) is not None:
@@ -219,8 +236,9 @@ class OnnxModule(nn.Module):
             )
         values: dict[str, Tensor] = {"": torch.empty(0)}
         for name, key in self._keys.items():
-            parameter = self._parameters.get(key)
-            values[name] = self.get_buffer(key) if parameter is None else parameter
+            held = self._parameters.get(key, self._buffers.get(key))
+            if held is not None:
+                values[name] = held
         for name, tensor in given.items():
             image = self.channels_last and tensor.dim() == 4
             values[name] = tensor.contiguous(memory_format=torch.channels_last) if image else tensor

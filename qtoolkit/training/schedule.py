@@ -95,6 +95,11 @@ class Schedule:
         """Image size of a step, pixels."""
         return self.recipe.size_at(step / self.steps)
 
+    def widening_at(self, step: int) -> float:
+        """How many times as wide as published the sigmas of the OKS loss are at a step."""
+        done = min(step / (self.steps * self.recipe.widening_share), 1.0)
+        return float(self.recipe.widening ** (1 - done))
+
     def mosaic_at(self, step: int) -> bool:
         """Whether the images of a step may be mosaics."""
         return step < self.steps * (1 - self.recipe.close_mosaic) - 1e-9

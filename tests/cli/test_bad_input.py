@@ -230,10 +230,10 @@ class TestOptions:
         assert f"the data set {tmp_path / 'nowhere'} cannot be opened" in result.stderr
         assert "found: no such file or folder" in result.stderr
 
-    def test_rendered_people(self, network, qtool):
-        result = qtool("quantize", network, "--data", "synthetic:20@1")
-        assert result.exit_code == 4
-        assert "rendered people come with a later release" in result.stderr
+    def test_rendered_people_that_are_not_understood(self, network, qtool):
+        result = qtool("quantize", network, "--data", "synthetic:many")
+        assert result.exit_code == 2
+        assert "expected: synthetic:N@seed" in result.stderr
 
     def test_no_data(self, network, qtool):
         result = qtool("quantize", network)

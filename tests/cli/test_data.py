@@ -62,7 +62,45 @@ def test_nothing_there(tmp_path, qtool):
     assert json.loads(result.stdout)["error"]["found"] == "no such file or folder"
 
 
-def test_rendered_people_come_later(qtool):
-    result = qtool("data", "synth", "--json")
-    assert result.exit_code == 4
-    assert json.loads(result.stdout)["error"]["what"] == "rendered people come with a later release"
+class TestRenderedPeople:
+    def test_a_set_is_written_and_good(self, tmp_path, qtool):
+        out = tmp_path / "people"
+        result = qtool("data", "synth", "--out", out, "--images", 4, "--seed", 7, "--size", 64, "--train", 2)
+        assert result.exit_code == 0
+        lines = result.stdout.splitlines()
+        assert lines[0].startswith("val: 4 images; ") and lines[0].endswith(" of them with keypoints")
+        assert [line.split(":")[0] for line in lines] == ["val", "calib", "train", f"use it with --data {out}"]
+        assert result.stderr == "rendering people (10) …\n"
+        checked = qtool("data", "check", out)
+        assert checked.exit_code == 0
+        assert checked.stdout.startswith("people (coco-keypoints): good\n  val: 4 images, 4 readable; ")
+
+    def test_json(self, tmp_path, qtool):
+        sheet = tmp_path / "sheet.jpg"
+        options = ("--images", 2, "--size", 64, "--calib", 1, "--json", "--quiet", "--sheet", sheet)
+        result = qtool("data", "synth", "--out", tmp_path / "people", *options)
+        document = json.loads(result.stdout)
+        assert (document["renderer"], document["seed"], document["size"]) == (1, 0, 64)
+        assert {name: part["images"] for name, part in document["parts"].items()} == {"val": 2, "calib": 1}
+        assert sheet.read_bytes().startswith(b"\xff\xd8\xff")
+        assert result.stderr == ""
+
+    def test_a_folder_of_something_else_is_left_alone(self, people, qtool):
+        before = sorted(path.name for path in people.rglob("*"))
+        result = qtool("data", "synth", "--out", people, "--images", 2, "--json")
+        assert result.exit_code == 2
+        assert "is not empty" in json.loads(result.stdout)["error"]["what"]
+        assert sorted(path.name for path in people.rglob("*")) == before
+
+    def test_wrong_numbers(self, tmp_path, qtool):
+        for wrong in (("--images", 0), ("--seed", -1), ("--size", 9), ("--train", 0)):
+            assert qtool("data", "synth", "--out", tmp_path / "people", *wrong).exit_code == 2
+        assert not (tmp_path / "people").exists()
+
+    def test_what_is_rendered_on_demand_can_be_checked(self, tmp_path, monkeypatch, qtool):
+        monkeypatch.setenv("QTOOLKIT_CACHE", str(tmp_path))
+        result = qtool("data", "check", "synthetic:3@1/64")
+        assert result.exit_code == 0
+        assert result.stdout.startswith("synthetic:3@1/64 (coco-keypoints): good\n")
+        assert result.stderr == "rendering people (6) …\nchecking photos (6) …\n"
+        assert qtool("data", "check", "synthetic:3@1/64").stderr == "checking photos (6) …\n"

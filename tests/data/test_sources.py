@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from qtoolkit.data.sources import open_data_source
-from qtoolkit.errors import DataSetError, UnavailableError, UsageError
+from qtoolkit.errors import DataSetError, UsageError
 
 Photo = Callable[..., Path]
 
@@ -137,10 +137,17 @@ def test_what_cannot_be_opened(tmp_path: Path) -> None:
         open_data_source(tmp_path)
 
 
-def test_rendered_people_come_later() -> None:
-    with pytest.raises(UnavailableError, match="rendered people come with a later release") as error:
-        open_data_source("synthetic:200@1")
-    assert error.value.exit_code == 4
+def test_rendered_people(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QTOOLKIT_CACHE", str(tmp_path))
+    source = open_data_source("synthetic:2@1/64")
+    assert (source.name, source.kind, source.has_labels) == ("synthetic:2@1/64", "coco-keypoints", True)
+    assert source.evaluation_samples().image_ids == (1, 2)
+    assert source.train is None
+    assert open_data_source(Path("synthetic:2@1/64")) == source
+
+
+def test_parts_and_progress_are_of_no_matter_to_a_folder(coco_folder: Path) -> None:
+    assert open_data_source(coco_folder, parts=("train",), progress=print) == open_data_source(coco_folder)
 
 
 @pytest.mark.parametrize("text", ["synthetic:", "synthetic:many", "synthetic:0@1", "synthetic:5@"])

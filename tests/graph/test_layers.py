@@ -5,8 +5,9 @@ import pytest
 from onnx import numpy_helper, shape_inference
 
 from qtoolkit.errors import ModelFileError
-from qtoolkit.graph.layers import decode_tail, find_layers, last_layers, layer_neighbours
+from qtoolkit.graph.layers import decode_tail, find_layers, last_layers, layer_neighbours, weight_positions
 from qtoolkit.graph.load import load_network, prepare_network
+from qtoolkit.graph.view import GraphView, node_name
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +57,15 @@ def test_a_product_of_two_activations_is_no_layer(mixed_layers_model):
 def test_an_open_shape_is_an_error_that_names_the_layer(dynamic_pose_model):
     with pytest.raises(ModelFileError, match=r"layer 'stem' .*shape is not fixed"):
         find_layers(dynamic_pose_model())
+
+
+def test_positions_of_weights_need_no_shapes(dynamic_pose_model, mixed_layers_model):
+    model = prepare_network(mixed_layers_model())
+    positions = weight_positions(GraphView(model))
+    nodes = {node_name(node): node for node in model.graph.node}
+    assert [nodes[name].input[place] for name, place in positions.items()] == [x.weight for x in find_layers(model)]
+    assert positions["left.node"] == 0
+    assert "stem" in weight_positions(GraphView(dynamic_pose_model()))
 
 
 def test_last_layers_are_the_nine_of_the_head(pose):

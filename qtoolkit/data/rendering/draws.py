@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -23,13 +23,14 @@ class Draws:
 
     def __init__(self, *key: int) -> None:
         self._generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
-        self._left: list[float] = []
+        self._block: Iterator[float] = iter(())
 
     def unit(self) -> float:
         """Uniform in [0, 1)."""
-        if not self._left:
-            self._left = self._generator.random(_BLOCK).tolist()
-        return self._left.pop()
+        for value in self._block:
+            return value
+        self._block = reversed(self._generator.random(_BLOCK).tolist())
+        return next(self._block)
 
     def between(self, lo: float, hi: float) -> float:
         """Uniform in [lo, hi)."""

@@ -76,7 +76,7 @@ class Part:
 
 
 def build_parts(body: PosedBody, shape: BodyShape, outfit: Outfit) -> list[Part]:
-    """All parts but the head, far ones first; a part to be drawn at the head's depth is told by ``body.head``."""
+    """All parts but the head, far ones first."""
     parts = [_torso(body, shape, outfit), _neck(body, shape)]
     for side in (0, 1):
         parts += _arm(body, shape, outfit, side)
@@ -162,8 +162,8 @@ def _leg(body: PosedBody, shape: BodyShape, outfit: Outfit, side: int) -> list[P
         return paint, radius * girth * (0.5 + 0.5 * outfit.looseness if cloth else 1.0)
 
     thigh = Part(0.5 * (hip[2] + knee[2]), bulging=True)
-    thigh.ball(hip, 0.056 * girth)
-    for share, radius in ((0.25, 0.054), (0.5, 0.048), (1.0, 0.036)):
+    thigh.ball(hip, 0.041 * girth)
+    for share, radius in ((0.25, 0.048), (0.5, 0.045), (1.0, 0.0355)):
         paint, wide = dressed(thigh_label, share, radius)
         thigh.ball(blend(hip, knee, share), wide, paint)
     shank = Part(0.5 * (knee[2] + ankle[2]) - 0.004, bulging=True)
@@ -188,7 +188,7 @@ def _skirt(body: PosedBody, shape: BodyShape, outfit: Outfit) -> Part:
     part = Part(max(0.5 * (body.hips[side][2] + body.knees[side][2]) for side in (0, 1)) + 0.002)
     frame = body.pelvis_frame
     part.disc(moved(body.pelvis, frame, 0, 0.06, 0), frame, shape.hip_half + 0.026 * girth, 0.06 * girth, None)
-    part.disc(body.pelvis, frame, shape.hip_half + 0.042 * girth, 0.072 * girth, paint)
+    part.disc(body.pelvis, frame, shape.hip_half + 0.052 * girth, 0.075 * girth, paint)
     for share in (0.5, 1.0):
         at = outfit.skirt * share
         ends = [
@@ -198,7 +198,7 @@ def _skirt(body: PosedBody, shape: BodyShape, outfit: Outfit) -> Part:
             for side in (0, 1)
         ]
         centre = blend(ends[0], ends[1], 0.5)
-        wide = 0.045 * girth * (1.0 + 0.5 * share)
+        wide = 0.052 * girth * (1.0 + 0.5 * share)
         half = [0.5 * (ends[0][axis] - ends[1][axis]) for axis in (0, 1)]
         part.stations.append(
             (

@@ -27,6 +27,7 @@ EAR = (1.0, -0.10, -0.06)
 
 SHIFT = 4
 _CIRCLE = [(math.cos(k * math.pi / 10), math.sin(k * math.pi / 10)) for k in range(20)]
+_COSINES, _SINES = np.array(_CIRCLE).T
 _SMALLEST_FACE_PX = 5.0
 _WHITES_FROM_PX = 11.0
 # Azimuth and elevation in degrees of the left half of the face, from the hairline down to below the chin.
@@ -98,6 +99,9 @@ def _border(half: Sequence[tuple[int, int]]) -> tuple[Vector, ...]:
 _FACE, _BEARD = _border(_FACE_HALF), _border(_BEARD_HALF)
 
 
+Points = Sequence[tuple[float, float]] | NDArray[np.float64]
+
+
 class _Pen:
     """Draws on the map of paints with sub-pixel coordinates."""
 
@@ -108,7 +112,7 @@ class _Pen:
         fixed = np.rint(np.array(points) * (1 << SHIFT)).astype(np.int32)
         cv2.fillPoly(self.paints, [fixed], paint_of(label, material), cv2.LINE_8, SHIFT)
 
-    def hull(self, points: Sequence[tuple[float, float]], material: int, label: int = Label.HEAD) -> None:
+    def hull(self, points: Points, material: int, label: int = Label.HEAD) -> None:
         fixed = np.rint(np.array(points) * (1 << SHIFT)).astype(np.int32)
         cv2.fillConvexPoly(self.paints, cv2.convexHull(fixed), paint_of(label, material), cv2.LINE_8, SHIFT)
 
@@ -128,7 +132,7 @@ def draw_head(paints: NDArray[np.uint8], view: HeadView, outfit: Outfit) -> None
     skull, jaw = _outline(view, _SKULL), _outline(view, _JAW)
     if outfit.hair == "bun":
         pen.dot(view.at((0, 0.75, -0.85)), 0.45 * view.radius, Material.HAIR, Label.HAIR)
-    pen.hull([*skull, *jaw], Material.SKIN)
+    pen.hull(np.concatenate((skull, jaw)), Material.SKIN)
     if outfit.hair != "bald":
         hair = _outline(view, _HAIR)
         pen.hull(hair, Material.HAIR)
@@ -144,20 +148,17 @@ def draw_head(paints: NDArray[np.uint8], view: HeadView, outfit: Outfit) -> None
         _draw_face(pen, view, outfit)
 
 
-def _outline(view: HeadView, ball: _Ball) -> list[tuple[float, float]]:
-    """The ellipse as which an ellipsoid is seen: the furthest points of its projection in 20 directions."""
+def _outline(view: HeadView, ball: _Ball) -> NDArray[np.float64]:
+    """The ellipse as which an ellipsoid is seen, (20, 2): the furthest points of its projection in 20 directions."""
     x, y = view.at(ball.centre)
     (a, b), (c, d), (e, f) = (
         (size * axis[0], size * axis[1])
         for size, axis in zip(ball.size, (view.left, view.up, view.forward), strict=True)
     )
     xx, xy, yy = a * a + c * c + e * e, a * b + c * d + e * f, b * b + d * d + f * f
-    points = []
-    for cosine, sine in _CIRCLE:
-        along, across = xx * cosine + xy * sine, xy * cosine + yy * sine
-        reach = math.sqrt(max(1e-9, cosine * along + sine * across))
-        points.append((x + along / reach, y + across / reach))
-    return points
+    along, across = xx * _COSINES + xy * _SINES, xy * _COSINES + yy * _SINES
+    reach = np.sqrt(np.maximum(1e-9, _COSINES * along + _SINES * across))
+    return np.stack((x + along / reach, y + across / reach), axis=-1)
 
 
 def _fill_patch(pen: _Pen, view: HeadView, border: Sequence[Vector], material: int) -> None:

@@ -37,10 +37,10 @@ def label_people(
 ) -> tuple[PersonLabel, ...]:
     """Labels of the people who own at least ``least_area`` pixels of ``owner`` (h, w), in their order.
 
-    A keypoint is 2 where its pixel shows its own part of the body, 0 outside the image. Inside, hidden by the own body,
-    another person or a thing, it is 1 if a keypoint next to it on the body is seen, else 0: so do annotators, who guess
-    a hidden elbow from the shoulder, but no leg from nothing. Whoever has fewer than ``least_labelled`` pixels or no
-    visible keypoint keeps the box, and all visibilities are 0.
+    A keypoint is 2 where its pixel shows its own part of the body, 1 behind another part of it, 0 outside the image.
+    Behind another person or a thing it is 1 if a keypoint next to it on the body is seen, else 0: so do annotators, who
+    guess a hidden elbow from the shoulder, but no leg from nothing. Whoever has fewer than ``least_labelled`` pixels or
+    no visible keypoint keeps the box, and all visibilities are 0.
     """
     found = []
     for index, person in enumerate(people):
@@ -61,12 +61,15 @@ def _keypoints(person: Person, index: int, owner: NDArray[np.uint8]) -> NDArray[
     points, shown = keypoints_of(person)
     height, width = owner.shape
     result = np.zeros((17, 3))
+    covered = []
     for number, ((x, y), labels) in enumerate(zip(points.tolist(), shown, strict=True)):
         if 0 <= x < width and 0 <= y < height:
-            seen = int(owner[int(y), int(x)]) - owner_of(index, 0) in labels
-            result[number] = x, y, _SEEN if seen else _HIDDEN
+            label = int(owner[int(y), int(x)]) - owner_of(index, 0)
+            result[number] = x, y, _SEEN if label in labels else _HIDDEN
+            if not 0 < label < Label.COUNT:
+                covered.append(number)
     visible = result[:, 2] == _SEEN
-    for number in np.flatnonzero(result[:, 2] == _HIDDEN).tolist():
+    for number in covered:
         if not visible[_NEIGHBOURS[number]].any():
             result[number] = 0.0
     return result

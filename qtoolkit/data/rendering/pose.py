@@ -79,15 +79,17 @@ def within_limits(pose: Pose) -> Pose:
         pose.kind,
         pose.pitch,
         pose.roll,
-        *(_clamped(name, getattr(pose, name)) for name in _TRUNK),
+        _clamped("spine_flexion", pose.spine_flexion),
+        _clamped("spine_side", pose.spine_side),
+        _clamped("spine_twist", pose.spine_twist),
+        _clamped("head_yaw", pose.head_yaw),
+        _clamped("head_pitch", pose.head_pitch),
+        _clamped("head_roll", pose.head_roll),
         _arm_within(pose.left_arm),
         _arm_within(pose.right_arm),
         _leg_within(pose.left_leg),
         _leg_within(pose.right_leg),
     )
-
-
-_TRUNK = ("spine_flexion", "spine_side", "spine_twist", "head_yaw", "head_pitch", "head_roll")
 
 
 def _arm_within(arm: Arm) -> Arm:

@@ -232,7 +232,7 @@ OCCLUDERS: tuple[tuple[Prop, float], ...] = (
     (_pole, 1.2), (_bars, 1.2), (_box, 1.6), (_table, 1.4), (_plant, 1.6), (_chair, 1.0), (_ball, 0.6), (_limbs, 0.3),
     (_vehicle, 0.25),
 )  # fmt: skip
-"""What may stand before people, with weights: called with (brush, draws, place on the ground, stature there in pixels)."""
+"""What may stand before people, with weights: called with (brush, draws, place on the ground, stature there)."""
 
 DISTRACTORS: tuple[tuple[Prop, float], ...] = (
     (_pole, 1.5), (_bars, 0.8), (_box, 1.2), (_table, 0.8), (_plant, 1.2), (_chair, 0.8), (_ball, 1.2), (_limbs, 1.3),

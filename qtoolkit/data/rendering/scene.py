@@ -13,12 +13,13 @@ from qtoolkit.data.rendering.background import draw_background
 from qtoolkit.data.rendering.body import ADULT, BodyShape, draw_shape
 from qtoolkit.data.rendering.camera import CameraOptions, encode_jpeg, take_photo
 from qtoolkit.data.rendering.draws import Draws
-from qtoolkit.data.rendering.figure import Light, Person, paint_person, person_extent
+from qtoolkit.data.rendering.figure import Person, paint_person, person_extent
 from qtoolkit.data.rendering.kinematics import PosedBody, pose_body
 from qtoolkit.data.rendering.labels import PersonLabel, label_people
 from qtoolkit.data.rendering.outfit import Outfit, draw_colour, draw_outfit, scaled_colour
 from qtoolkit.data.rendering.pose import draw_pose
 from qtoolkit.data.rendering.props import DISTRACTORS, OCCLUDERS, Brush
+from qtoolkit.data.rendering.shading import Light
 
 __all__ = ["MAX_PEOPLE", "DrawnScene", "SceneOptions", "draw_scene"]
 
@@ -162,7 +163,7 @@ def _draw_figure(draws: Draws, stature: float, pitch: float, options: SceneOptio
 
 
 def _placed(draws: Draws, figure: _Figure, size_wh: tuple[int, int], ground: float) -> _Cast:
-    """The figure with its lowest point on row ``ground``, anywhere across the image as long as a part of it is inside."""
+    """The figure with its lowest point on row ``ground``, anywhere across the image where a part of it is inside."""
     width, height = size_wh
     tall = figure.height_px
     left, top, right, bottom = person_extent(figure.body, figure.shape)

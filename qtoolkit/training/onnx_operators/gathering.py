@@ -72,7 +72,7 @@ def _scatter_nd(site: Site) -> Operator:
     def run(inputs: Inputs, _: Pass) -> Tensor:
         x, indices, updates = inputs
         index = tuple(_wrapped(part, x.shape[axis]) for axis, part in enumerate(indices.unbind(-1)))
-        return x.index_put(index, updates)
+        return x.index_put(index, updates.to(x.dtype))
 
     return run
 
@@ -83,7 +83,7 @@ def _scatter_elements(site: Site) -> Operator:
 
     def run(inputs: Inputs, _: Pass) -> Tensor:
         x, indices, updates = inputs
-        return x.scatter(axis, _wrapped(indices, x.shape[axis]), updates)
+        return x.scatter(axis, _wrapped(indices, x.shape[axis]), updates.to(x.dtype))
 
     return run
 

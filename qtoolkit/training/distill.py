@@ -1,0 +1,128 @@
+"""The loss that makes a network repeat what another one says, without labels.
+
+Compared are the outputs of the last layers, in front of the decoding, so that images of any size can be used. Most
+places of an image are background, of which a pose network says only that nobody is there: how far the other numbers
+are off counts in proportion to how sure the teacher is of a person at that place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import onnx
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from qtoolkit.evaluation.head_layouts import Head
+from qtoolkit.graph.layers import find_layers, last_layers
+from qtoolkit.training.onnx_module import OnnxModule
+
+__all__ = ["Distillation", "LossParts", "head_outputs", "score_channels"]
+
+_BACKGROUND = 0.01
+_ROW_SCORES = {"yolov8-pose": slice(4, 5), "yolov5-pose": slice(4, 6)}
+_SCORE_WEIGHT, _LOGIT_WEIGHT = 10.0, 0.05
+
+
+def head_outputs(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Output tensors of the layers behind which no layer follows, in graph order."""
+    last = set(last_layers(model))
+    return tuple(layer.output for layer in find_layers(model) if layer.name in last)
+
+
+def score_channels(model: onnx.ModelProto, head: Head | None) -> dict[str, Tensor]:
+    """Which channels of which last layers the confidences are made of: tensor → indices (S,) int64.
+
+    Found by the gradient of the decoded confidences. Empty where the head has none of its own per place (heatmaps), or
+    where NMS stands between.
+    """
+    if head is None or head.kind not in _ROW_SCORES:
+        return {}
+    names = head_outputs(model)
+    module = OnnxModule(model)
+    module.requires_grad_(False)
+    w, h = head.input_size_wh
+    image = torch.full((1, 3, h, w), 0.5, requires_grad=True)
+    found = module(image, capture=names)
+    rows = found[head.outputs[0]]
+    scores = rows[:, _ROW_SCORES[head.kind]] if head.anchors_last else rows[..., _ROW_SCORES[head.kind]]
+    maps = [found[name] for name in names]
+    gradients = torch.autograd.grad(scores.sum(), maps, allow_unused=True)
+    channels: dict[str, Tensor] = {}
+    for name, gradient in zip(names, gradients, strict=True):
+        if gradient is not None and gradient.dim() == 4:
+            used = gradient.abs().amax((0, 2, 3)).nonzero().flatten()
+            if len(used):
+                channels[name] = used
+    return channels
+
+
+@dataclass(frozen=True)
+class LossParts:
+    """The loss and what it is made of: ``scores`` and ``rest``, scalars."""
+
+    total: Tensor
+    scores: Tensor
+    rest: Tensor
+
+
+class Distillation:
+    """Distance between the last layers' outputs of teacher and student.
+
+    Per level of the pyramid, with p the teacher's confidence at a place (the largest over the anchors there) and
+    w = p + 0.01, normalised to sum 1 over the batch: confidences by 10 · (KL(p ‖ q) averaged over places, plus
+    0.05 · √w-weighted squared difference of the logits), every other channel by w-weighted squared difference, divided
+    by the channel's variance under w. Without confidences w is uniform and only the second kind counts.
+    """
+
+    def __init__(self, outputs: tuple[str, ...], scores: Mapping[str, Tensor]) -> None:
+        self.outputs = outputs
+        self._scores = dict(scores)
+        self._variance: dict[str, Tensor] = {}
+
+    def __call__(self, teacher: Mapping[str, Tensor], student: Mapping[str, Tensor]) -> LossParts:
+        """The loss of one batch; both map each tensor of ``outputs`` to (B, C, H, W) or (B, …) values."""
+        confidence = self._confidence(teacher)
+        scores = rest = torch.zeros(())
+        for name in self.outputs:
+            wanted, given = teacher[name], student[name]
+            chosen = self._scores.get(name)
+            others = wanted.shape[1] - (0 if chosen is None else len(chosen))
+            weight = confidence.get(tuple(wanted.shape[2:]))
+            if chosen is not None:
+                scores = scores + _score_loss(wanted[:, chosen], given[:, chosen])
+            if others:
+                kept = torch.ones(wanted.shape[1], dtype=torch.bool)
+                if chosen is not None:
+                    kept[chosen] = False
+                rest = rest + self._difference(name, wanted[:, kept], given[:, kept], weight)
+        levels = max(1, len({tuple(teacher[name].shape[2:]) for name in self.outputs}))
+        scores, rest = scores / levels, rest / levels
+        return LossParts(_SCORE_WEIGHT * scores + rest, scores.detach(), rest.detach())
+
+    def _confidence(self, teacher: Mapping[str, Tensor]) -> dict[tuple[int, ...], Tensor]:
+        """Weights (B, 1, H, W) that sum to 1, of each size of map that has confidences."""
+        weights = {}
+        for name, chosen in self._scores.items():
+            sure = teacher[name][:, chosen].sigmoid().amax(1, keepdim=True) + _BACKGROUND
+            weights[tuple(sure.shape[2:])] = sure / sure.sum()
+        return weights
+
+    def _difference(self, name: str, wanted: Tensor, given: Tensor, weight: Tensor | None) -> Tensor:
+        if weight is None or wanted.dim() != 4:
+            spread = self._variance.setdefault(name, wanted.var().clamp(min=1e-6))
+            return (given - wanted).square().mean() / spread
+        if name not in self._variance:
+            mean = (weight * wanted).sum((0, 2, 3), keepdim=True)
+            self._variance[name] = (weight * (wanted - mean).square()).sum((0, 2, 3), keepdim=True).clamp(min=1e-3)
+        return (weight * (given - wanted).square() / self._variance[name]).sum((0, 2, 3)).mean()
+
+
+def _score_loss(wanted: Tensor, given: Tensor) -> Tensor:
+    sure = wanted.sigmoid()
+    entropy = F.binary_cross_entropy_with_logits(wanted, sure)
+    divergence = F.binary_cross_entropy_with_logits(given, sure) - entropy
+    logits = ((sure + _BACKGROUND).sqrt() * (given - wanted).clamp(-20, 20).square()).mean()
+    return divergence + _LOGIT_WEIGHT * logits

@@ -1,0 +1,58 @@
+"""What is chosen for a retraining without labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = ["RetrainOptions"]
+
+_FREE = ("out", "threads", "save_every_minutes", "data", "eval_every", "eval_images")
+
+
+class RetrainOptions(BaseModel):
+    """Options of ``retrain_network``.
+
+    - ``model``: float ONNX network; ``input_size_wh`` where its own is not fixed; ``head`` where its outputs fit
+      several.
+    - ``activation`` to change to. ``images``: photos (folder or data set), at most ``max_images`` of them, drawn by
+      ``seed``. ``out``: folder of the run.
+    - ``fit_images`` photos of ``fit_size`` pixels (None: three quarters of the input) for the layer-by-layer fit;
+      ``rows``: places sampled per layer.
+    - ``steps_images``: images seen in the fine-tuning that follows, 0 for none; ``train_size``: their size in pixels
+      (None: about two thirds of the input); ``batch``, ``lr`` (Adam, falls along a cosine to 2 %).
+    - ``data``: labelled data set for the AP after the fit, every ``eval_every`` images and at the end, on
+      ``eval_images`` photos (None: all).
+    - ``threads`` of torch; ``save_every_minutes`` the state.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    version: Literal[1] = 1
+    model: Path
+    activation: Literal["relu"] = "relu"
+    images: str
+    out: Path
+    input_size_wh: tuple[int, int] | None = None
+    head: str | None = None
+    max_images: int | None = Field(default=None, ge=1)
+    fit_images: int = Field(default=64, ge=1)
+    fit_size: int | None = Field(default=None, ge=32)
+    rows: int = Field(default=60_000, ge=1000)
+    steps_images: int = Field(default=8000, ge=0)
+    train_size: int | None = Field(default=None, ge=32)
+    batch: int = Field(default=8, ge=1)
+    lr: float = Field(default=2e-4, gt=0)
+    data: str | None = None
+    eval_every: int = Field(default=0, ge=0)
+    eval_images: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1)
+    save_every_minutes: float = Field(default=3.0, gt=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
+
+    def outcome_fields(self) -> dict[str, Any]:
+        """The fields, as JSON values, that decide what weights come out."""
+        fields = self.model_dump(mode="json")
+        return {name: value for name, value in fields.items() if name not in _FREE}

@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qtoolkit.data.rendering.scene import SceneOptions
+from qtoolkit.data.synthetic import PARTS, RENDERER_VERSION, SyntheticSpec, is_synthetic, parse_spec, render
+from qtoolkit.errors import UsageError
+
+_ROOT = Path(__file__).resolve().parents[2]
+
+# (seed, index, part, size) → SHA-256 of the decoded pixels and of the labels. Whoever changes a pixel on purpose raises
+# RENDERER_VERSION and writes the new hashes here.
+GOLDEN = {
+    (0, 0, "val", 320): "3beab1bf801cd22705d14500b809a14e3a41ff1c61efc93f4221f28de79cd7e4",
+    (7, 3, "train", 320): "31d064d84ad88777f4cee02c70b725bf5120ca27149e1e97b3b4b525523b11b7",
+    (7, 12, "calib", 160): "c85429e147bc1f9099a6341cabdffe56311dab9e180e753691cccf0b5d394da3",
+    (1, 5, "val", 480): "8e04ad6529371a84f6047bb424b93b87ae075d3be2292fe072c73da62b64709f",
+    (4, 20, "train", 640): "ae7104c783a061797343bde56f505b31857fe8a85468aec021716e6223978ae9",
+}
+
+
+def fingerprint(seed: int, index: int, part: str, size: int) -> str:
+    rendered = render(seed, index, part, size)
+    digest = hashlib.sha256(rendered.image.tobytes())
+    digest.update(json.dumps([rendered.size_wh, rendered.annotations()]).encode())
+    return digest.hexdigest()
+
+
+@pytest.mark.parametrize("key", GOLDEN, ids=str)
+def test_pixels_and_labels_are_those_of_every_machine(key):
+    assert RENDERER_VERSION == 1
+    assert fingerprint(*key) == GOLDEN[key]
+
+
+def test_no_instruction_set_of_the_processor_matters():
+    """The same in a process in which OpenCV may use neither its library of fast paths nor anything newer than SSE."""
+    program = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from test_synthetic import GOLDEN, fingerprint\n"
+        "print([fingerprint(*key) for key in GOLDEN])"
+    )
+    slow = {
+        "OPENCV_IPP": "disabled",
+        "OPENCV_CPU_DISABLE": "AVX512_SKX,AVX2,FMA3,FP16,AVX",
+        "OPENCV_LOG_LEVEL": "ERROR",
+    }
+    environment = {**os.environ, **slow, "PYTHONPATH": str(_ROOT)}
+    answer = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    assert answer.stdout.strip() == str(list(GOLDEN.values()))
+
+
+def test_an_image_is_of_its_seed_part_and_index():
+    def digest(*key):
+        return hashlib.sha256(render(*key, size=64).jpeg).hexdigest()
+
+    keys = [(seed, index, part) for seed in (0, 1) for index in (0, 1, 2) for part in PARTS]
+    digests = [digest(*key) for key in keys]
+    assert len(set(digests)) == len(keys)
+    assert digest(*keys[-1]) == digests[-1]  # what was rendered before does not matter
+
+
+def test_what_is_returned():
+    rendered = next(each for each in (render(2, index) for index in range(20)) if len(each.areas) > 1)
+    count = len(rendered.areas)
+    height, width = rendered.image.shape[:2]
+    assert rendered.size_wh == (width, height)
+    assert (rendered.image.dtype, rendered.boxes_xywh.shape) == (np.uint8, (count, 4))
+    assert rendered.keypoints.shape == (count, 17, 3)
+    for record, keypoints in zip(rendered.annotations(), rendered.keypoints, strict=True):
+        assert record["num_keypoints"] == (keypoints[:, 2] > 0).sum()
+        assert record["keypoints"] == keypoints.ravel().tolist()
+        assert (record["category_id"], record["iscrowd"]) == (1, 0)
+        assert record["area"] <= record["bbox"][2] * record["bbox"][3]
+    assert json.loads(json.dumps(rendered.annotations())) == rendered.annotations()
+
+
+def test_nobody_has_empty_arrays_of_the_right_shape():
+    nobody = SceneOptions(least_area_px=10_000_000)
+    rendered = render(1, 1, size=64, options=nobody)
+    assert rendered.boxes_xywh.shape == (0, 4)
+    assert rendered.keypoints.shape == (0, 17, 3)
+    assert rendered.annotations() == []
+
+
+def test_how_hard_the_images_are_by_default():
+    """What the shipped network was trained on: many sizes, most people whole and seen, some hidden, few tiny."""
+    images = [render(11, index) for index in range(120)]
+    heights = np.concatenate([image.boxes_xywh[:, 3] for image in images])
+    visibility = np.concatenate([image.keypoints[:, :, 2] for image in images])
+    assert 2.0 < len(heights) / 120 < 4.0
+    assert 0.6 < (heights > 60).mean() < 0.95
+    assert (visibility == 0).all(axis=1).mean() < 0.08
+    assert 0.5 < (visibility == 2).mean() < 0.8
+    assert 0.1 < (visibility == 1).mean() < 0.35
+
+
+@pytest.mark.parametrize(
+    ("text", "spec"),
+    [
+        ("synthetic:5", SyntheticSpec(5, 0, 320)),
+        ("synthetic:200@7", SyntheticSpec(200, 7, 320)),
+        ("synthetic:500@7/480", SyntheticSpec(500, 7, 480)),
+        ("synthetic:1000000/64", SyntheticSpec(1_000_000, 0, 64)),
+    ],
+)
+def test_specs(text, spec):
+    assert parse_spec(text) == spec
+    assert parse_spec(spec.name) == spec
+    assert is_synthetic(Path(text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "many", "0@1", "5@", "5@-1", "5/", "5@1/320/1", " 5", "1000001", "5@12345678901", "5\n"],
+)
+def test_specs_that_are_not_understood(text):
+    with pytest.raises(UsageError, match="expected: synthetic:N@seed"):
+        parse_spec(f"synthetic:{text}")
+
+
+@pytest.mark.parametrize("size", [63, 2049])
+def test_sizes_that_are_not_rendered(size):
+    with pytest.raises(UsageError, match="expected: a long side of 64 to 2048 pixels"):
+        parse_spec(f"synthetic:5/{size}")
+    with pytest.raises(UsageError, match=f"found: {size}"):
+        render(0, 0, size=size)
+
+
+@pytest.mark.parametrize(("seed", "index", "part"), [(-1, 0, "val"), (0, -1, "val"), (0, 0, "test")])
+def test_images_that_there_are_not(seed, index, part):
+    with pytest.raises(UsageError, match="there is no such rendered image"):
+        render(seed, index, part)
+
+
+def test_a_path_is_no_spec():
+    assert not is_synthetic("synthetic")
+    assert not is_synthetic("./synthetic:5")
