@@ -13,6 +13,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from qtoolkit.bench.environment import capture_environment
 from qtoolkit.data.skeletons import COCO17
 
 KEYPOINTS = 17
@@ -337,6 +338,15 @@ def make_labels() -> Callable[..., dict[str, Any]]:
 def make_data_set() -> Callable[..., Path]:
     """``make_data_set(root, document)``."""
     return write_data_set
+
+
+@pytest.fixture(scope="session")
+def exact_int8() -> bool:
+    """Whether ONNX Runtime's 8-bit sums are exact here: x86 without VNNI adds pairs of products in 16 bits, where large
+    ones saturate."""
+    machine = capture_environment()
+    vnni = {"avx_vnni", "avx_vnni_int8", "avx512_vnni", "amx_int8"}
+    return machine.architecture not in ("x86_64", "AMD64") or bool(vnni & set(machine.cpu_flags))
 
 
 @pytest.fixture(scope="session")

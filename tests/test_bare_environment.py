@@ -44,7 +44,7 @@ cli(args={arguments!r}, prog_name="qtool", standalone_mode=False)
 """
 _COMMANDS = (
     ("quantize",), ("sensitivity",), ("eval",), ("bench",), ("run",), ("data",), ("data", "check"), ("data", "synth"),
-    ("doctor",), ("export",),
+    ("doctor",), ("export",), ("train",), ("retrain",),
 )  # fmt: skip
 
 

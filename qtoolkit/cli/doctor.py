@@ -31,13 +31,15 @@ _BASE = {
 """Module → the package that brings it, of what every installation has."""
 
 _OPTIONAL = {
-    "torch": ("train", "retraining SiLU to ReLU, quantization-aware training"),
+    "torch": ("train", "training, retraining SiLU to ReLU, export"),
     "tensorrt": ("tensorrt", "engines for NVIDIA devices"),
     "pycuda": ("tensorrt", "engines for NVIDIA devices"),
     "tensorrt_rtx": ("rtx", "engines for NVIDIA RTX graphics cards"),
     "openvino": ("openvino", "Intel processors"),
 }
-"""Module → the extra of qtoolkit that will bring it, and what it will be for. This release uses none of them."""
+"""Module → the extra of qtoolkit that brings it, and what it is for. Of these, this release uses torch."""
+
+_USED = frozenset({"torch"})
 
 # Broken packages fail on import in more ways than ImportError: a wrong binary interface, a missing system library.
 _IMPORT_FAULTS = (ImportError, AttributeError, OSError, RuntimeError, TypeError, ValueError)
@@ -131,7 +133,7 @@ def _imported(module: str) -> Any:
 def _optional_record(module: str) -> dict[str, Any]:
     """By the list of installed packages, not by importing: torch alone takes seconds."""
     extra, purpose = _OPTIONAL[module]
-    return {"version": _version(module), "extra": extra, "for": purpose, "used": False}
+    return {"version": _version(module), "extra": extra, "for": purpose, "used": module in _USED}
 
 
 def _machine() -> dict[str, Any]:
@@ -179,6 +181,8 @@ def _lines(document: dict[str, Any]) -> Iterator[str]:
     for package, found in document["base"].items():
         state = found["version"] or "version unknown"
         yield f"  {package}: {state if found['usable'] else 'broken: ' + found['fault']}"
-    yield "optional packages, for later releases:"
+    yield "optional packages:"
     for module, found in document["optional"].items():
-        yield f"  {module}: {found['version'] or 'absent'}; for {found['for']} (extra qtoolkit[{found['extra']}])"
+        later = "" if found["used"] else ", in a later release"
+        version = found["version"] or "absent"
+        yield f"  {module}: {version}; for {found['for']}{later} (extra qtoolkit[{found['extra']}])"

@@ -23,6 +23,7 @@ __all__ = ["SHORT_HELP", "LazyGroup", "cli", "main"]
 
 SHORT_HELP = {
     "train": "Train a pose network from labels.",
+    "retrain": "Give a network ReLU activations, without labels.",
     "export": "Write trained weights as ONNX; put NMS inside any pose network.",
     "quantize": "Make 16-bit, 8-bit and mixed networks; measure AP, cost, latency.",
     "sensitivity": "Rank the layers by what 8 bit costs; choose those for 16 bit.",

@@ -142,8 +142,8 @@ class _Run:
             while self._step < schedule.steps:
                 started = time.monotonic()
                 batches = list(islice(loader, recipe.accumulate))
-                rates, widening = schedule.rates(self._step), schedule.widening_at(self._step)
-                parts = self._trainer.run_step(batches, rates, widening)
+                rates, widths = schedule.rates(self._step), schedule.widths_at(self._step)
+                parts = self._trainer.run_step(batches, rates, widths)
                 # Left on the device: to ask for the numbers at each step would make it wait for each.
                 self._sums += parts
                 self._summed += 1

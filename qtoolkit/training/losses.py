@@ -112,10 +112,13 @@ class PoseLoss:
         self._total_of = total_of or (lambda count: count)
         self._processes = processes
 
-    def __call__(self, raw: Sequence[Tensor], targets: Targets, widening: float = 1.0) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, raw: Sequence[Tensor], targets: Targets, widths: Sequence[float] = (1.0,)
+    ) -> tuple[Tensor, Tensor]:
         """The loss to minimise (a scalar: the weighted sum times the images of all processes), and its parts.
 
-        ``widening``: the sigmas are so many times as wide, which gives far keypoints a gradient.
+        ``widths``: the OKS loss is the mean of those with sigmas so many times as wide, which gives far keypoints a
+        gradient.
 
         raw  per level (B, A, H, W, 6 + 3K) of any float type; computed in float32, or float64 where raw is.
         The parts (4,), detached: LOSS_PARTS with their gains, this process's share of the mean over images.
@@ -124,7 +127,7 @@ class PoseLoss:
         counts = self._counts(matches, targets)
         parts = raw[0].new_zeros(len(LOSS_PARTS), dtype=torch.promote_types(raw[0].dtype, torch.float32))
         for level, output in enumerate(raw):
-            parts = parts + self._level(level, output, matches[level], targets, counts[level], widening)
+            parts = parts + self._level(level, output, matches[level], targets, counts[level], widths)
         images = raw[0].shape[0]
         return parts.sum() * images * self._processes, parts.detach()
 
@@ -149,7 +152,7 @@ class PoseLoss:
         return self._total_of(torch.stack(rows)) / self._processes
 
     def _level(
-        self, level: int, output: Tensor, match: Matches, targets: Targets, counts: Tensor, widening: float
+        self, level: int, output: Tensor, match: Matches, targets: Targets, counts: Tensor, widths: Sequence[float]
     ) -> Tensor:
         _, a, h, w, channels = output.shape
         # One row per match by index_select: its gradient is added up in a fixed order, that of [...] is not.
@@ -157,7 +160,7 @@ class PoseLoss:
         rows = output.reshape(-1, channels).index_select(0, flat)
         rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
         box, iou = self._box(level, rows, match, targets)
-        keypoints, confidence = self._keypoints(level, rows, match, targets, widening)
+        keypoints, confidence = self._keypoints(level, rows, match, targets, widths)
         objectness = self._objectness(level, output, flat, iou, targets)
         matched, shown, known = counts.clamp(min=1e-9).unbind()
         gains = self._gains
@@ -195,7 +198,7 @@ class PoseLoss:
         return loss.mean() * BALANCE[level]
 
     def _keypoints(
-        self, level: int, rows: Tensor, match: Matches, targets: Targets, widening: float
+        self, level: int, rows: Tensor, match: Matches, targets: Targets, widths: Sequence[float]
     ) -> tuple[Tensor, Tensor]:
         """Sums of the keypoint loss over labelled keypoints and of the confidence loss over known ones."""
         stride = self._strides[level]
@@ -206,8 +209,8 @@ class PoseLoss:
         area = (targets.boxes[match.person, 2:] / stride).prod(dim=1, keepdim=True).to(found.dtype)
         if self._kind == "oks":
             squared = difference.square().sum(dim=-1)
-            sigmas = self._sigmas.to(found.dtype) * widening
-            loss = 1 - torch.exp(-squared / (4 * sigmas.square() * area + 1e-9))
+            exponent = squared / (4 * self._sigmas.to(found.dtype).square() * area + 1e-9)
+            loss = torch.stack([1 - torch.exp(-exponent / width**2) for width in widths]).mean(dim=0)
         else:
             loss = difference.abs().mean(dim=-1)
             if self._kind == "l1-scaled":

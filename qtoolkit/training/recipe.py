@@ -58,9 +58,10 @@ class TrainRecipe(BaseModel):
       0.0032; adamw 0.002) falls along a cosine to ``lr_final`` of itself; ``momentum`` (adamw: its first beta);
       ``weight_decay`` of convolution weights only; ``warmup_images`` (None: 3 epochs, at most a tenth of the run);
       ``clip_norm`` of the gradient, 0 for none.
-    - ``widening``: the sigmas of the OKS loss start so many times as wide and shrink to the published ones, evenly on a
-      logarithmic scale, over the first ``widening_share`` of the run. A keypoint further away than a few sigmas gives
-      no gradient at all: the published loss (1) needs millions of images to get there.
+    - ``widening`` of the sigmas of the OKS loss. A keypoint further away than a few sigmas gives no gradient at all:
+      the published loss (1) needs millions of images to get there. ``widening_kind`` shrink: the sigmas start so many
+      times as wide and shrink to the published ones, evenly on a logarithmic scale, over the first
+      ``widening_share`` of the run; ladder: all the time the mean of the losses at widths 1, 2, 4 … ``widening``.
     - ``ema_decay`` of the averaged weights, reached over ``ema_warmup_steps``.
     - ``loss`` of the keypoints; ``augmentation``; ``close_mosaic``: last share of the run without mosaics.
     - ``amp``: autocast; ``channels_last``; ``device``; ``threads`` of torch, ``workers`` that prepare batches (0: in
@@ -97,6 +98,7 @@ class TrainRecipe(BaseModel):
     ema_warmup_steps: int = Field(default=2000, ge=1)
     loss: Literal["oks", "l1", "l1-scaled"] = "oks"
     widening: float = Field(default=1.0, ge=1)
+    widening_kind: Literal["shrink", "ladder"] = "shrink"
     widening_share: float = Field(default=0.5, gt=0, le=1)
     augmentation: Augmentation = Augmentation()
     close_mosaic: float = Field(default=0.0, ge=0, le=1)

@@ -21,7 +21,7 @@ from onnx import numpy_helper
 from torch import Tensor
 
 from qtoolkit.artifacts.files import prepare_out_dir, sha256_file, write_bytes
-from qtoolkit.data.calibration_set import CalibrationSet
+from qtoolkit.data.calibration_set import CalibrationSet, check_disjoint
 from qtoolkit.data.samples import Split
 from qtoolkit.data.sources import DataSource, open_data_source
 from qtoolkit.errors import DataSetError, HeadError, QtoolError
@@ -89,6 +89,8 @@ class _Retraining:
         photos = _photos(open_data_source(options.images))
         self.photos = CalibrationSet.from_split(photos, options.max_images, options.seed)
         self.data = None if options.data is None else open_data_source(options.data)
+        if self.data is not None:
+            check_disjoint(self.photos, self.data.evaluation_samples(options.eval_images))
         prepare_out_dir(options.out)
         self.facts = {"recipe": options.outcome_fields() | {"model_sha256": sha256_file(options.model)}}
         self.aps: dict[int, float] = {}

@@ -95,10 +95,13 @@ class Schedule:
         """Image size of a step, pixels."""
         return self.recipe.size_at(step / self.steps)
 
-    def widening_at(self, step: int) -> float:
-        """How many times as wide as published the sigmas of the OKS loss are at a step."""
+    def widths_at(self, step: int) -> tuple[float, ...]:
+        """Sigmas of the OKS loss at a step, as multiples of the published ones; the loss is the mean over these."""
+        widest = self.recipe.widening
+        if self.recipe.widening_kind == "ladder":
+            return (*(2.0**rung for rung in range(math.ceil(math.log2(widest)))), widest)
         done = min(step / (self.steps * self.recipe.widening_share), 1.0)
-        return float(self.recipe.widening ** (1 - done))
+        return (widest ** (1 - done),)
 
     def mosaic_at(self, step: int) -> bool:
         """Whether the images of a step may be mosaics."""

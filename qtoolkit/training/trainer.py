@@ -85,7 +85,7 @@ class Trainer:
             self.ema.model.anchors, self.ema.model.strides, recipe.loss, processes.total_of, processes.count
         )
 
-    def run_step(self, batches: Sequence[Batch], rates: Rates, widening: float = 1.0) -> Tensor:
+    def run_step(self, batches: Sequence[Batch], rates: Rates, widths: Sequence[float] = (1.0,)) -> Tensor:
         """Update the weights once from the summed loss of ``batches``; the parts of the loss (4,), mean of the batches.
 
         A step of fp16 whose gradients overflow leaves the weights as they were and lowers the scale of the loss.
@@ -97,7 +97,7 @@ class Trainer:
             with self._gradients_wait(index + 1 < len(batches)):
                 with self._autocast():
                     raw = self._wrapped(images)
-                loss, part = self._loss(raw, targets, widening)
+                loss, part = self._loss(raw, targets, widths)
                 self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             parts.append(part)
         self._scaler.unscale_(self._optimizer)

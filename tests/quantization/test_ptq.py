@@ -313,14 +313,14 @@ def test_a_layer_whose_constants_do_not_fit_fp16_stays_in_fp32(pose, quantizer, 
     assert "c2f.a.weight" in names and "c2f.b.weight/fp16" in names
 
 
-def test_every_kind_of_layer_quantizes_and_runs(mixed_layers, photos, infer):
+def test_every_kind_of_layer_quantizes_and_runs(mixed_layers, photos, infer, exact_int8):
     feeds = photos(1, size=16)[0]
     for target, quantizer in mixed_layers.items():
         plan = supported_plan(uniform_plan(names_of(quantizer), INT8), quantizer.layers, quantizer.target)
         model = quantizer.quantize(plan).model
         onnx.checker.check_model(model, full_check=True)
         expected = infer(quantizer.model, feeds)["output0"]
-        assert sqnr_db(expected, infer(model, feeds)["output0"]) > 15, target
+        assert sqnr_db(expected, infer(model, feeds)["output0"]) > (15 if exact_int8 else 10), target
 
 
 def test_a_grouped_transposed_convolution_has_one_scale_and_the_others_one_per_channel(mixed_layers):

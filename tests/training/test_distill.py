@@ -1,0 +1,64 @@
+"""The distillation loss: zero at the teacher, right by hand, weighted by the teacher's confidence."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from qtoolkit.evaluation.heads import detect_head
+from qtoolkit.graph.load import prepare_network
+from qtoolkit.graph.shapes import network_input
+from qtoolkit.graph.view import GraphView
+from qtoolkit.training.distill import Distillation, head_outputs, score_channels
+
+
+def _maps(seed):
+    generator = torch.Generator().manual_seed(seed)
+    return {"score": torch.randn(2, 1, 4, 4, generator=generator), "box": torch.randn(2, 3, 4, 4, generator=generator)}
+
+
+def test_the_teacher_itself_costs_nothing():
+    loss = Distillation(("score", "box"), {"score": torch.tensor([0])})
+    assert float(loss(_maps(1), _maps(1)).total) == pytest.approx(0, abs=1e-6)
+
+
+def test_one_place_by_hand():
+    loss = Distillation(("score", "box"), {"score": torch.tensor([0])})
+    teacher = {"score": torch.zeros(1, 1, 1, 2), "box": torch.tensor([[[[1.0, 3.0]]]])}
+    student = {"score": torch.tensor([[[[1.0, 0.0]]]]), "box": torch.tensor([[[[1.0, 5.0]]]])}
+    parts = loss(teacher, student)
+    # Both places weigh 1/2: variance 1, squared difference 4 at one of them.
+    assert float(parts.rest) == pytest.approx(2.0)
+    divergence = (torch.log1p(torch.exp(torch.tensor(1.0))) - 0.5 - torch.log(torch.tensor(2.0))) / 2
+    logits = 0.05 * (0.51**0.5) / 2
+    assert float(parts.scores) == pytest.approx(float(divergence) + logits, rel=1e-5)
+    assert float(parts.total) == pytest.approx(10 * float(parts.scores) + 2.0, rel=1e-6)
+
+
+def test_errors_count_where_the_teacher_is_sure():
+    loss = Distillation(("score", "box"), {"score": torch.tensor([0])})
+    teacher = {"score": torch.tensor([[[[4.0, -8.0]]]]), "box": torch.tensor([[[[0.0, 1.0]]]])}
+    wrong_at = [{**teacher, "box": teacher["box"] + torch.tensor([[[shift]]])} for shift in ([1.0, 0.0], [0.0, 1.0])]
+    at_person, at_background = (float(loss(teacher, student).rest) for student in wrong_at)
+    assert at_person > 50 * at_background
+
+
+def test_without_confidences_every_place_counts_alike():
+    loss = Distillation(("box",), {})
+    teacher, student = {"box": _maps(1)["box"]}, {"box": _maps(2)["box"]}
+    wanted = (student["box"] - teacher["box"]).square().mean() / teacher["box"].var()
+    assert float(loss(teacher, student).total) == pytest.approx(float(wanted), rel=1e-6)
+
+
+def test_score_channels_are_found_by_their_gradient(tiny_pose_model):
+    model = prepare_network(tiny_pose_model())
+    view = GraphView(model)
+    head = detect_head({name: view.shape(name) or () for name in view.outputs}, network_input(model).input_size_wh)
+    channels = score_channels(model, head)
+    assert set(channels) <= set(head_outputs(model))
+    assert len(channels) == 3
+    assert all(view.shape(name)[1] == 1 and found.tolist() == [0] for name, found in channels.items())
+
+
+def test_no_known_head_has_no_score_channels(tiny_pose_model):
+    assert score_channels(prepare_network(tiny_pose_model()), None) == {}
