@@ -102,6 +102,19 @@ def test_l1_losses_by_hand(kind):
     assert parts[2].item() == pytest.approx(keypoint_gain(kind) * np.mean(cells) / divisor, rel=1e-5)
 
 
+def test_wide_sigmas_reach_far_keypoints():
+    keypoints = torch.zeros(1, K, 3)
+    keypoints[0, 0] = torch.tensor([180.0, 20.0, 1])  # a nose 20 cells away
+    gradients = []
+    for widths in ((1.0,), (512.0,), (1.0, 512.0)):
+        raw = _raw().requires_grad_()
+        _loss()([raw], _targets(keypoints=keypoints), widths)[0].backward()
+        gradients.append(raw.grad[..., 6].abs().max().item())
+    assert gradients[0] == 0
+    assert gradients[1] > 1e-4
+    assert gradients[2] == pytest.approx(gradients[1] / 2)
+
+
 def test_an_oks_loss_that_is_right_has_no_loss_and_one_far_off_is_one():
     keypoints = torch.full((1, K, 3), 20.0)
     keypoints[..., 2] = 1

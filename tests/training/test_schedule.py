@@ -68,6 +68,22 @@ def test_sizes_by_phase_and_the_end_of_mosaics():
     assert [schedule.mosaic_at(step) for step in (0, 89, 90, 99)] == [True, True, False, False]
 
 
+def test_sigmas_shrink_to_the_published_ones():
+    schedule = _schedule(images=1000, widening=16, widening_share=0.5)
+    assert [schedule.widths_at(step) for step in (0, 25, 50, 99)] == [(16,), (pytest.approx(4),), (1,), (1,)]
+    assert _schedule(images=1000).widths_at(0) == (1,)
+
+
+def test_a_ladder_of_sigmas_stands_all_the_time():
+    schedule = _schedule(images=1000, widening=12, widening_kind="ladder")
+    assert schedule.widths_at(0) == schedule.widths_at(99) == (1, 2, 4, 8, 12)
+
+
+def test_adamw_warms_up_at_its_own_momentum():
+    rates = _schedule(images=1000, warmup_images=100, optimizer="adamw", lr=0.002).rates(0)
+    assert rates == (0, 0, 0.937)
+
+
 def test_an_epoch_sees_each_image_once():
     schedule = _schedule(set_images=23, epochs=2)
     tasks = list(schedule.batches(_Images(23), 0))

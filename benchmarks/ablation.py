@@ -1,0 +1,108 @@
+"""What the ablations share: train a grid of recipes and seeds, keep each result, print mean ± sd as a table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qtoolkit.artifacts.files import sha256_json, write_text
+from qtoolkit.training.loop import train
+from qtoolkit.training.recipe import TrainRecipe, build_train_recipe
+
+RESULTS_FILE = "results.json"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: its name, and what it changes in the recipe."""
+
+    name: str
+    changes: dict[str, Any]
+
+
+def parser_of(text: str | None, out: str, size: int) -> argparse.ArgumentParser:
+    """The options of every ablation."""
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path(out))
+    parser.add_argument("--people", default=f"synthetic:4000@0/{size}", help="what is trained and evaluated on")
+    parser.add_argument("--images", type=int, default=4500, help="images seen by each run")
+    parser.add_argument("--eval-images", type=int, default=300)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--lr", type=float, default=0.002)
+    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--widening", type=float, default=16.0, help="of the OKS loss; 1: exactly the published one")
+    parser.add_argument("--widening-kind", choices=["shrink", "ladder"], default="ladder")
+    return parser
+
+
+def recipe_of(options: argparse.Namespace, row: Row, seed: int, folder: Path) -> TrainRecipe:
+    """The recipe of one run: the smallest lite network, few mosaics, which a short run has no use for."""
+    fields: dict[str, Any] = {
+        "data": options.people,
+        "out": str(folder),
+        "lite": True,
+        "images": options.images,
+        "batch": options.batch,
+        "optimizer": "adamw",
+        "lr": options.lr,
+        "lr_final": 0.03,
+        "widening": options.widening,
+        "widening_kind": options.widening_kind,
+        "augmentation": {"mosaic": 0.3, "scale": 0.3},
+        "close_mosaic": 0.4,
+        "ema_decay": 0.998,
+        "ema_warmup_steps": 200,
+        "eval_images": options.eval_images,
+        "threads": options.threads,
+        "seed": seed,
+    }
+    return build_train_recipe({**fields, **row.changes})
+
+
+def run_grid(options: argparse.Namespace, rows: Sequence[Row]) -> dict[str, list[float]]:
+    """AP of every row for every seed; a run that is there is not run again, one that was stopped goes on."""
+    file = options.out / RESULTS_FILE
+    options.out.mkdir(parents=True, exist_ok=True)
+    known: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    aps: dict[str, list[float]] = {row.name: [] for row in rows}
+    # All rows of one seed first: a grid that is stopped can be compared as far as it is.
+    for seed in options.seeds:
+        for row in rows:
+            recipe = recipe_of(options, row, seed, options.out / f"{row.name}-{seed}")
+            key = f"{row.name}-{seed}-{sha256_json(recipe.outcome_fields())[:12]}"
+            if key not in known:
+                result = train(recipe, _show(f"{row.name}, seed {seed}"))
+                known[key] = {"row": row.name, "seed": seed, "ap": result.ap, "seconds": result.seconds}
+                write_text(file, json.dumps(known, indent=1) + "\n")
+            aps[row.name].append(known[key]["ap"])
+    return aps
+
+
+def print_table(heading: str, aps: dict[str, list[float]], options: argparse.Namespace) -> None:
+    """A Markdown table with the differences to the first row, and the conditions below it."""
+    base = statistics.mean(next(iter(aps.values())))
+    print(f"| {heading} | AP mean ± sd | to the first | AP by seed |\n|---|---|---|---|")
+    for name, values in aps.items():
+        spread = statistics.stdev(values) if len(values) > 1 else 0.0
+        mean = statistics.mean(values)
+        print(f"| {name} | {mean:.2f} ± {spread:.2f} | {mean - base:+.2f} | {', '.join(f'{v:.2f}' for v in values)} |")
+    print(
+        f"\nn6 lite, {options.people}, {options.images} images seen, batch {options.batch}, AdamW {options.lr:g}, "
+        f"OKS widening {options.widening:g} ({options.widening_kind}), seeds {options.seeds}, "
+        f"{options.eval_images} images evaluated."
+    )
+
+
+def _show(name: str) -> Any:
+    def show(stage: str, done: int, total: int) -> None:
+        if done == total or done % 512 < 16:
+            print(f"\r{name}: {stage} {done}/{total}   ", end="", file=sys.stderr, flush=True)
+
+    return show
