@@ -29,6 +29,7 @@ _FOR_WEIGHTS = {
     "architecture": "--architecture",
     "activation": "--activation",
     "side_activation": "--side-activation",
+    "half_storage": "--half-storage",
 }
 _EPILOG = """\
 \b
@@ -55,6 +56,12 @@ as x1, y1, x2, y2, scores (N), keypoints (N, K, 3), in pixels of the input, most
     help="Input size in pixels, multiples of 64.  [default: that of the training, or 320]",
 )
 @click.option("--opset", type=int, metavar="17..21", help="ONNX opset; int16 networks need 21.  [default: 17]")
+@click.option(
+    "--half-storage",
+    is_flag=True,
+    default=None,
+    help="Store large weights as fp16, half the file; the network computes in float32 all the same.",
+)
 @click.option("--end-to-end", is_flag=True, help="Put non-maximum suppression inside.")
 @click.option("--score-threshold", type=_SHARE, help="Inside: people with a lower score go.  [default: 0.001]")
 @click.option("--iou-threshold", type=_SHARE, help="Inside: of two boxes that overlap more, one stays.  [default: 0.7]")
@@ -159,8 +166,11 @@ def _lines(result: EndToEndFile | ExportedNetwork) -> list[str]:
     facts.append(f"{result.parameters / 1e6:.2f} M parameters")
     if result.end_to_end:
         facts.append("suppression inside")
-    return [
+    lines = [
         str(result.path),
         " · ".join(facts),
         f"torch and ONNX Runtime differ by {result.relative_error:.1e} at most",
     ]
+    if result.storage_error is not None:
+        lines.append(f"weights are stored as fp16, which changes outputs by {result.storage_error:.1e} at most")
+    return lines

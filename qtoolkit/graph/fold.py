@@ -46,7 +46,7 @@ def fold_constants_(model: onnx.ModelProto, size_limit_bytes: int = _SIZE_LIMIT_
     - random operators, Dropout, QuantizeLinear and DequantizeLinear, operators with bodies and operators of other
       domains stay;
     - a result above ``size_limit_bytes`` that is larger than the node's inputs together stays a node, so that an
-      Expand does not blow up the file;
+      Expand does not blow up the file; a Cast is folded all the same, for weights that are stored as fp16;
     - a node that makes a graph output stays.
 
     Shapes come from the graph's shape records: infer them before, and again after, since folding makes more known.
@@ -88,7 +88,7 @@ def _known_tensors(
     results = None if feeds is None else _evaluate(view.model, node, feeds)
     if feeds is None or results is None:
         return None
-    grown = sum(array.nbytes for array in results.values())
+    grown = 0 if node.op_type == "Cast" else sum(array.nbytes for array in results.values())
     if grown > size_limit_bytes and grown > sum(array.nbytes for array in feeds.values()):
         return None
     return [numpy_helper.from_array(array, name) for name, array in results.items()]

@@ -18,6 +18,7 @@ from qtoolkit.backends.onnxruntime_cpu import OnnxRuntimeCpu
 from qtoolkit.errors import GateFailed, UsageError
 from qtoolkit.evaluation.end_to_end import with_nms_inside
 from qtoolkit.graph.export import export_onnx
+from qtoolkit.graph.half_storage import store_half
 from qtoolkit.graph.macs import count_macs
 from qtoolkit.models.activations import Activation
 from qtoolkit.models.checkpoint import load_weights
@@ -47,7 +48,7 @@ class ExportedNetwork:
     """What was written: ``path``, its content's ``sha256``, and the network in figures.
 
     ``relative_error``: the largest difference to torch on a random image, per block of the outputs, as a share of the
-    block's largest value; the worst block.
+    block's largest value; the worst block. ``storage_error``: the same with weights stored as fp16, None without.
     """
 
     path: Path
@@ -61,6 +62,7 @@ class ExportedNetwork:
     parameters: int
     size_bytes: int
     relative_error: float
+    storage_error: float | None = None
 
 
 def export_weights(
@@ -104,11 +106,13 @@ def export_network(
     *,
     opset: int = 17,
     end_to_end: bool = False,
+    half_storage: bool = False,
     thresholds: Mapping[str, Any] | None = None,
 ) -> ExportedNetwork:
     """Write ``model`` with its decoding as the ONNX file ``out``, head yolov5-pose, or with suppression inside.
 
     ``thresholds`` of the suppression as ``with_nms_inside`` takes them: score_threshold, iou_threshold.
+    ``half_storage``: large weights are stored as fp16 (``graph.half_storage``), after the check below.
 
     Before that the graph and torch run on one random image. Raises GateFailed, nothing written, where they differ by
     more than ``MAX_RELATIVE_ERROR``; UsageError for a size that is no multiple of 64, and as ``export_onnx`` does.
@@ -116,17 +120,13 @@ def export_network(
     _check_size(input_size_wh)
     deployed = DeployedYoloPose(model.cpu().float())
     graph = export_onnx(deployed, input_size_wh, opset=opset, without_prefix="model")
-    error = relative_error(deployed, graph, input_size_wh)
-    if not error <= MAX_RELATIVE_ERROR:
-        raise GateFailed(
-            "the exported network does not compute what the weights do",
-            expected=f"a difference of at most {MAX_RELATIVE_ERROR:g} of the largest value",
-            found=f"{error:.3g}",
-            do="check the weights for values far beyond those of a trained network; nothing was written",
-        )
+    error = _checked_error(deployed, graph, input_size_wh)
     gmacs = count_macs(graph).gmacs
+    storage_error = relative_error(deployed, store_half(graph), input_size_wh) if half_storage else None
     if end_to_end:
         graph = with_nms_inside(graph, **(thresholds or {}))
+    if half_storage:
+        graph = store_half(graph)
     content = graph.SerializeToString(deterministic=True)
     write_bytes(out, content)
     return ExportedNetwork(
@@ -141,7 +141,20 @@ def export_network(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         size_bytes=len(content),
         relative_error=error,
+        storage_error=storage_error,
     )
+
+
+def _checked_error(deployed: DeployedYoloPose, graph: onnx.ModelProto, input_size_wh: tuple[int, int]) -> float:
+    error = relative_error(deployed, graph, input_size_wh)
+    if not error <= MAX_RELATIVE_ERROR:
+        raise GateFailed(
+            "the exported network does not compute what the weights do",
+            expected=f"a difference of at most {MAX_RELATIVE_ERROR:g} of the largest value",
+            found=f"{error:.3g}",
+            do="check the weights for values far beyond those of a trained network; nothing was written",
+        )
+    return error
 
 
 def relative_error(deployed: DeployedYoloPose, graph: onnx.ModelProto, input_size_wh: tuple[int, int]) -> float:
