@@ -55,6 +55,7 @@ def recipe_of(options: argparse.Namespace, row: Row, seed: int, folder: Path) ->
         "lr_final": 0.03,
         "widening": options.widening,
         "widening_kind": options.widening_kind,
+        "widening_share": 0.9,
         "augmentation": {"mosaic": 0.3, "scale": 0.3},
         "close_mosaic": 0.4,
         "ema_decay": 0.998,

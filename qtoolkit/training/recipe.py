@@ -61,7 +61,8 @@ class TrainRecipe(BaseModel):
     - ``widening`` of the sigmas of the OKS loss. A keypoint further away than a few sigmas gives no gradient at all:
       the published loss (1) needs millions of images to get there. ``widening_kind`` shrink: the sigmas start so many
       times as wide and shrink to the published ones, evenly on a logarithmic scale, over the first
-      ``widening_share`` of the run; ladder: all the time the mean of the losses at widths 1, 2, 4 … ``widening``.
+      ``widening_share`` of the run; ladder: the mean of the losses at that width and at
+      1, 2, 4 … below it, so that neither far nor near keypoints lack a gradient.
     - ``ema_decay`` of the averaged weights, reached over ``ema_warmup_steps``.
     - ``loss`` of the keypoints; ``augmentation``; ``close_mosaic``: last share of the run without mosaics.
     - ``amp``: autocast; ``channels_last``; ``device``; ``threads`` of torch, ``workers`` that prepare batches (0: in

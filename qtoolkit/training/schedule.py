@@ -97,11 +97,11 @@ class Schedule:
 
     def widths_at(self, step: int) -> tuple[float, ...]:
         """Sigmas of the OKS loss at a step, as multiples of the published ones; the loss is the mean over these."""
-        widest = self.recipe.widening
-        if self.recipe.widening_kind == "ladder":
-            return (*(2.0**rung for rung in range(math.ceil(math.log2(widest)))), widest)
         done = min(step / (self.steps * self.recipe.widening_share), 1.0)
-        return (widest ** (1 - done),)
+        widest = float(self.recipe.widening ** (1 - done))
+        if self.recipe.widening_kind == "shrink":
+            return (widest,)
+        return (*(2.0**rung for rung in range(math.ceil(math.log2(widest)))), widest)
 
     def mosaic_at(self, step: int) -> bool:
         """Whether the images of a step may be mosaics."""

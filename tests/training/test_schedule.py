@@ -74,9 +74,11 @@ def test_sigmas_shrink_to_the_published_ones():
     assert _schedule(images=1000).widths_at(0) == (1,)
 
 
-def test_a_ladder_of_sigmas_stands_all_the_time():
-    schedule = _schedule(images=1000, widening=12, widening_kind="ladder")
-    assert schedule.widths_at(0) == schedule.widths_at(99) == (1, 2, 4, 8, 12)
+def test_a_ladder_of_sigmas_loses_its_wide_rungs():
+    schedule = _schedule(images=1000, widening=12, widening_kind="ladder", widening_share=0.8)
+    assert schedule.widths_at(0) == (1, 2, 4, 8, 12)
+    assert schedule.widths_at(40) == (1, 2, pytest.approx(12**0.5))
+    assert schedule.widths_at(80) == schedule.widths_at(99) == (1,)
 
 
 def test_adamw_warms_up_at_its_own_momentum():
