@@ -13,7 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from qtoolkit.errors import RecipeError, UsageError
 
-__all__ = ["Recipe", "parse_yaml", "read_recipe"]
+__all__ = ["DEFAULT_CALIBRATION_IMAGES", "DEFAULT_DATA", "Recipe", "parse_yaml", "read_recipe"]
+
+DEFAULT_DATA = Path("synthetic:300@1")
+"""What the default network is measured on. It was trained on seed 0, so it has seen none of these people."""
+
+DEFAULT_CALIBRATION_IMAGES = 100
+"""How many of the images of ``DEFAULT_DATA`` it is calibrated on."""
 
 _FEWEST_RUNS = 10
 _PATHS = ("model", "data", "plan", "out")

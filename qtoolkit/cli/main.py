@@ -39,6 +39,7 @@ _EPILOG = """\
 \b
 Start with:
   qtool doctor
+  qtool quantize --mixed 0.3
   qtool data check DIR
   qtool quantize model.onnx --data DIR --mixed 0.3
 

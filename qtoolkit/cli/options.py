@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from qtoolkit.errors import UnavailableError
+from qtoolkit.errors import UsageError
 
 if TYPE_CHECKING:
     from qtoolkit.recipe import Recipe
@@ -72,30 +72,24 @@ def _runs(ctx: click.Context, param: click.Parameter, value: int | None) -> int 
     return value
 
 
-def _needs_model(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path:
-    if value is None and not ctx.resilient_parsing:
-        raise UnavailableError(
-            "no MODEL is given, and the default network comes with the next release",
-            expected="a float ONNX pose network",
-            found="none",
-            do=f"give one: {ctx.command_path} model.onnx --data DIR",
-        )
-    return Path() if value is None else value
-
-
 model_argument: Decorator[Any] = click.argument("model", type=_PATH)
 """A network that must be named."""
 
-optional_model_argument: Decorator[Any] = click.argument("model", type=_PATH, required=False, callback=_needs_model)
-"""A network that will have a default one day."""
+optional_model_argument: Decorator[Any] = click.argument("model", type=_PATH, required=False)
+"""A network; without one ``build_recipe`` takes the default network."""
+
+_DATA_HELP = (
+    "Data set: a folder with a dataset.yaml, that file, COCO's own layout, a folder of photos, synthetic:N@seed."
+)
 
 data_option: Decorator[Any] = click.option(
     "--data",
     required=True,
     type=_PATH,
     metavar="DIR",
-    help="Data set: a folder with a dataset.yaml, that file, COCO's own layout, a folder of photos, synthetic:N@seed.",
+    help=_DATA_HELP,
 )
+"""A data set that must be named."""
 
 out_option: Decorator[Any] = click.option(
     "--out", type=_PATH, metavar="DIR", help="Folder for all that is written.  [default: runs/NAME]"
@@ -136,7 +130,12 @@ runs_option: Decorator[Any] = click.option(
 )
 
 _RECIPE_OPTIONS: tuple[Decorator[Any], ...] = (
-    data_option,
+    click.option(
+        "--data",
+        type=_PATH,
+        metavar="DIR",
+        help=f"{_DATA_HELP}  [default: none; without MODEL synthetic:300@1]",
+    ),
     click.option(
         "--mixed", type=float, metavar="SHARE", help="Share, 0 to 1, that may stay at 16 bit in the mixed network."
     ),
@@ -170,7 +169,7 @@ _RECIPE_OPTIONS: tuple[Decorator[Any], ...] = (
         "--calibration-images",
         type=_COUNT,
         metavar="N",
-        help="Calibrate on N photos.  [default: all of calib, or 256 of train]",
+        help="Calibrate on N photos.  [default: all of calib, or 256 of train; without MODEL and --data 100]",
     ),
     click.option(
         "--sensitivity-images",
@@ -191,9 +190,24 @@ def recipe_options(command: CommandT) -> CommandT:
     return command
 
 
-def build_recipe(model: Path, options: dict[str, Any]) -> Recipe:
-    """The recipe of a command line: options that were not given (None) are left to the recipe's defaults."""
-    from qtoolkit.recipe import Recipe
+def build_recipe(model: Path | None, options: dict[str, Any]) -> Recipe:
+    """The recipe of a command line: options that were not given (None) are left to the recipe's defaults.
+
+    Without ``model`` the default ReLU network; without it and ``data`` the rendered people that ``qtoolkit.recipe``
+    names. Raises UsageError for a model without data, UnavailableError where the default network is not there.
+    """
+    from qtoolkit.graph.default_network import default_network
+    from qtoolkit.recipe import DEFAULT_CALIBRATION_IMAGES, DEFAULT_DATA, Recipe
 
     given = {name: value for name, value in options.items() if value is not None}
-    return Recipe.model_validate({"model": model, "out": Path("runs") / model.stem, **given})
+    if "data" not in given:
+        if model is not None:
+            raise UsageError(
+                "there is nothing to calibrate on and to evaluate on",
+                expected="--data with the network, a data set of what it is for",
+                found=f"{model}, and no --data",
+                do="give --data DIR, or synthetic:300@1 for rendered people; without MODEL both have a default",
+            )
+        given = {"data": DEFAULT_DATA, "calibration_images": DEFAULT_CALIBRATION_IMAGES, **given}
+    network = default_network() if model is None else model
+    return Recipe.model_validate({"model": network, "out": Path("runs") / network.stem, **given})

@@ -29,10 +29,12 @@ __all__ = ["command", "plan_line", "quantize_and_print"]
 _EPILOG = """\
 \b
 Examples:
+  qtool quantize --mixed 0.3
   qtool quantize yolov8n-pose.onnx --data coco --mixed 0.3
   qtool quantize yolov8n-pose.onnx --data coco --plan plan.yaml --out runs/mine
 
-Calibrates on the part calib of the data set and measures on val. Writes model.float.onnx, model.16bit.onnx,
+Calibrates on the part calib of the data set and measures on val. Without MODEL: the network that comes with qtool, on
+rendered people unless --data says otherwise. Writes model.float.onnx, model.16bit.onnx,
 model.int8.onnx and, with --mixed or --plan, model.mixed.onnx; scorecard.json, plan.yaml, sensitivity.json,
 report.md, report.html. A run that was stopped goes on where it was when the same command is given again."""
 
@@ -49,7 +51,7 @@ report.md, report.html. A run that was stopped goes on where it was when the sam
 @runs_option
 @quiet_option
 @json_option
-def command(model: Path, quiet: bool, as_json: bool, **options: Any) -> None:
+def command(model: Path | None, quiet: bool, as_json: bool, **options: Any) -> None:
     """Make 16-bit, 8-bit and mixed networks of MODEL, an ONNX pose network, and measure accuracy, cost and latency."""
     quantize_and_print(build_recipe(model, options), quiet, as_json)
 

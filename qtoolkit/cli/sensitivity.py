@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from qtoolkit.cli.options import build_recipe, json_option, model_argument, quiet_option, recipe_options
+from qtoolkit.cli.options import build_recipe, json_option, optional_model_argument, quiet_option, recipe_options
 from qtoolkit.cli.output import list_skipped, print_json, print_table, skipped_records
 from qtoolkit.cli.progress import show_progress
 
@@ -16,6 +16,7 @@ __all__ = ["command"]
 _EPILOG = """\
 \b
 Examples:
+  qtool sensitivity --mixed 0.3
   qtool sensitivity yolov8n-pose.onnx --data coco --mixed 0.3
   qtool sensitivity yolov8n-pose.onnx --data coco --metric sqnr --top 50
 
@@ -23,12 +24,12 @@ Writes sensitivity.json and, with --mixed, plan.yaml: edit it by hand, and apply
 
 
 @click.command("sensitivity", epilog=_EPILOG)
-@model_argument
+@optional_model_argument
 @recipe_options
 @click.option("--top", type=click.IntRange(min=1), default=20, show_default=True, metavar="N", help="Layers to print.")
 @quiet_option
 @json_option
-def command(model: Path, top: int, quiet: bool, as_json: bool, **options: Any) -> None:
+def command(model: Path | None, top: int, quiet: bool, as_json: bool, **options: Any) -> None:
     """Rank the layers of MODEL by what 8 bit costs each alone; with --mixed, choose those to keep at 16 bit."""
     recipe = build_recipe(model, options)
 

@@ -74,13 +74,25 @@ class Distillation:
     Per level of the pyramid, with p the teacher's confidence at a place (the largest over the anchors there) and
     w = p + 0.01, normalised to sum 1 over the batch: confidences by 10 · (KL(p ‖ q) averaged over places, plus
     0.05 · √w-weighted squared difference of the logits), every other channel by w-weighted squared difference, divided
-    by the channel's variance under w. Without confidences w is uniform and only the second kind counts.
+    by the channel's variance under w. Without confidences w is uniform and only the second kind counts. KL divergence
+    of Bernoulli variables: binary cross-entropy of q minus the entropy of p.
+
+    ``outputs`` are the tensors compared, ``scores`` the confidence channels among them, as ``score_channels`` finds
+    them.
     """
 
     def __init__(self, outputs: tuple[str, ...], scores: Mapping[str, Tensor]) -> None:
         self.outputs = outputs
         self._scores = dict(scores)
         self._variance: dict[str, Tensor] = {}
+
+    def measure_spread(self, teacher: Mapping[str, Tensor]) -> None:
+        """Take the variances that differences are divided by from this batch of the teacher's, from now on.
+
+        Without this call they are those of the first batch.
+        """
+        self._variance.clear()
+        self(teacher, teacher)
 
     def __call__(self, teacher: Mapping[str, Tensor], student: Mapping[str, Tensor]) -> LossParts:
         """The loss of one batch; both map each tensor of ``outputs`` to (B, C, H, W) or (B, …) values."""

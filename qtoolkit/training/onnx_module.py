@@ -164,6 +164,18 @@ class OnnxModule(nn.Module):
                 yield step.name, values[step.inputs[1 - step.weight_position]]
             self._run_step_(step, values, run)
 
+    @torch.no_grad()
+    def live_bytes(self, feeds: Feeds) -> int:
+        """The most bytes that activations hold at once in a run for the default outputs; operators may need more."""
+        plan = self._program.plan(self.outputs, (*self._keys, *self.inputs), self._node_functions)
+        values = self._start(feeds)
+        run, most = Pass(self.training, self._batch_of(values, plan), self._program.batch.fixed_batch), 0
+        for step in plan:
+            self._run_step_(step, values, run)
+            held = (value.untyped_storage() for name, value in values.items() if name not in self._keys)
+            most = max(most, sum({storage.data_ptr(): storage.nbytes() for storage in held}.values()))
+        return most
+
     def estimate_statistics(self, batches: Iterable[Feeds]) -> int:
         """Set the running statistics of all batch norms to the mean over ``batches``; returns their number.
 

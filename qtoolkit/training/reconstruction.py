@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from qtoolkit.graph.view import GraphView, attribute
+from qtoolkit.graph.view import GraphView, attribute, node_name
 from qtoolkit.training.onnx_module import OnnxModule
 
-__all__ = ["LayerFit", "Patches", "fit_activation", "reconstruct_layers_"]
+__all__ = ["LayerFit", "Patches", "fit_activation", "reconstruct_layers_", "regression_bytes"]
 
 _ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
@@ -132,54 +132,87 @@ def reconstruct_layers_(
 
     ``teacher`` and ``student`` run the same layers; ``model`` is the student's graph, and ``kinds`` names the replaced
     activation function behind each layer that has one. ``images`` (N, C, H, W) are all run at once: memory is what the
-    network's live tensors need for N images, twice. ``rows`` places are drawn over all images per layer. Layers that
-    are no 2-D convolutions with weights of their own keep their weights.
+    network's live tensors need for N images, twice, and ``regression_bytes``. ``rows`` places are drawn over all images
+    per layer, by ``seed``; ``progress`` is called with (done, total) layers.
+
+    A grouped convolution is fitted group by group. Layers that are no 2-D convolutions, that share weight or bias with
+    another node, or whose padding is left to the runtime, keep their weights.
     """
     generator = torch.Generator().manual_seed(seed)
-    nodes = {node.name: node for node in GraphView(model).nodes}
-    parameters = student.parameters_by_name()
+    fitted = _convolutions(student, model)
     total, fits = len(student.layer_names), []
     walks = zip(teacher.visit_layers(images), student.visit_layers(images), strict=True)
     for done, ((name, reads_teacher), (_, reads)) in enumerate(walks, start=1):
-        node = nodes[name]
-        weight, bias = (parameters.get(tensor) for tensor in (*node.input[1:3], "", "")[:2])
-        if node.op_type == "Conv" and weight is not None and bias is not None and weight.dim() == 4:
-            patches = Patches.of(node, (weight.shape[2], weight.shape[3]))
-            if patches is not None:
-                sampled = _Inputs(reads, patches, max(1, -(-rows // len(images))), generator)
-                x, y = sampled.rows(_teacher_layer(teacher, node, reads_teacher, patches))
-                error = _fit_layer_(x, y, weight, bias, kinds.get(name))
-                fits.append(LayerFit(name, len(y), error))
+        if (convolution := fitted.get(name)) is not None:
+            wanted = _teacher_layer(teacher, convolution, reads_teacher)
+            x, y = _sample(reads, convolution.patches, max(1, -(-rows // len(images))), generator, wanted)
+            error = _fit_layer_(x, y, convolution.weight, convolution.bias, kinds.get(name))
+            fits.append(LayerFit(name, len(y), error))
         if progress:
             progress(done, total)
     return fits
 
 
-class _Inputs:
-    """Rows of the regression of one layer: patches at places drawn once, the same for input and target."""
-
-    def __init__(self, reads: Tensor, patches: Patches, per_image: int, generator: torch.Generator) -> None:
-        self._reads, self._patches = reads, patches
-        self._per_image, self._generator = per_image, generator
-
-    def rows(self, target: Callable[[int], Tensor]) -> tuple[Tensor, Tensor]:
-        """Patches (G, P, D) and targets (P, C_out) over all images; ``target`` gives (C_out, H', W') of an image."""
-        xs, ys = [], []
-        for index in range(len(self._reads)):
-            wanted = target(index)
-            count, width = wanted.shape[1] * wanted.shape[2], wanted.shape[2]
-            places = torch.randperm(count, generator=self._generator)[: self._per_image]
-            xs.append(self._patches.rows(self._reads[index], places, width))
-            ys.append(wanted.flatten(1)[:, places].T)
-        return torch.cat(xs, 1), torch.cat(ys)
+def regression_bytes(student: OnnxModule, model: onnx.ModelProto, rows: int) -> int:
+    """What the regression of the largest layer that ``reconstruct_layers_`` fits needs beside the live tensors."""
+    # Patches and ones; targets, goal, prediction, and what is made in between.
+    fitted = _convolutions(student, model).values()
+    widths = [(each.weight[0].numel() + 1) * each.patches.group + 6 * len(each.weight) for each in fitted]
+    return 4 * rows * max(widths, default=0)
 
 
-def _teacher_layer(
-    teacher: OnnxModule, node: onnx.NodeProto, reads: Tensor, patches: Patches
-) -> Callable[[int], Tensor]:
+@dataclass(frozen=True, eq=False)
+class _Convolution:
+    """A layer that is fitted: ``weight`` (C_out, C_in / G, kh, kw), ``bias`` (C_out,), their names, where it reads."""
+
+    weight: Tensor
+    bias: Tensor
+    names: tuple[str, str]
+    patches: Patches
+
+
+def _convolutions(student: OnnxModule, model: onnx.ModelProto) -> dict[str, _Convolution]:
+    """The layers that can be fitted, by name."""
+    view, parameters, found = GraphView(model), student.parameters_by_name(), {}
+    for node in view.nodes:
+        names = (*node.input[1:3], "", "")[:2]
+        weight, bias = (parameters.get(tensor) for tensor in names)
+        if node.op_type != "Conv" or weight is None or bias is None or weight.dim() != 4:
+            continue
+        patches = Patches.of(node, (weight.shape[2], weight.shape[3]))
+        if patches is not None and all(len(view.consumers(tensor)) == 1 for tensor in names):
+            found[node_name(node)] = _Convolution(weight, bias, (names[0], names[1]), patches)
+    return found
+
+
+def _sample(
+    reads: Tensor, patches: Patches, per_image: int, generator: torch.Generator, target: Callable[[int], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Rows of the regression of one layer: patches with a one behind each (G, P, D+1) and targets (P, C_out).
+
+    Over all images of ``reads`` (N, C, H, W), at places drawn once for both; ``target`` gives (C_out, H', W') of an
+    image. Filled in place: a list of parts and their concatenation would hold the largest tensor of all twice.
+    """
+    x = y = torch.empty(0)
+    for index in range(len(reads)):
+        wanted = target(index)
+        count, width = wanted.shape[1] * wanted.shape[2], wanted.shape[2]
+        places = torch.randperm(count, generator=generator)[:per_image]
+        found = patches.rows(reads[index], places, width)
+        if index == 0:
+            total = len(reads) * len(places)
+            x = torch.ones(found.shape[0], total, found.shape[2] + 1)
+            y = torch.empty(total, wanted.shape[0])
+        chosen = slice(index * len(places), (index + 1) * len(places))
+        x[:, chosen, :-1] = found
+        y[chosen] = wanted.flatten(1)[:, places].T
+    return x, y
+
+
+def _teacher_layer(teacher: OnnxModule, convolution: _Convolution, reads: Tensor) -> Callable[[int], Tensor]:
     """What the original layer gives for one image: computed from what it reads, so that nothing is kept."""
-    parameters = teacher.parameters_by_name()
-    weight, bias = parameters[node.input[1]], parameters[node.input[2]]
+    parameters, patches = teacher.parameters_by_name(), convolution.patches
+    weight, bias = (parameters[name] for name in convolution.names)
     top, left, bottom, right = patches.pads
 
     def output(index: int) -> Tensor:
@@ -190,13 +223,15 @@ def _teacher_layer(
 
 
 def _fit_layer_(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, kind: str | None) -> float:
-    """Solve for ``weight`` and ``bias``; returns the share of the variance behind the activation that is left."""
+    """Solve for ``weight`` and ``bias`` from ``x`` (G, P, D+1) and ``y`` (P, C_out); ``kind`` of activation behind it.
+
+    Returns the share of the variance behind the activation that is left.
+    """
     start = torch.cat((weight.flatten(1), bias[:, None]), 1)
     if kind is not None:
         slope, shift = fit_activation(kind, y)
         y, start = slope * (y + shift), start * slope[:, None]
     groups, count = x.shape[0], x.shape[1]
-    x = torch.cat((x, torch.ones(groups, count, 1)), 2)
     wanted = y.view(count, groups, -1).transpose(0, 1)
     solution = _solve(x, wanted, start.view(groups, -1, start.shape[1]), rounds=_ROUNDS if kind is not None else 1)
     predicted = x @ solution.transpose(1, 2)

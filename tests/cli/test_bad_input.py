@@ -236,7 +236,7 @@ class TestOptions:
         assert "expected: synthetic:N@seed" in result.stderr
 
     def test_no_data(self, network, qtool):
-        result = qtool("quantize", network)
+        result = qtool("eval", network)
         assert result.exit_code == 2
         assert "Missing option '--data'" in result.stderr
 

@@ -17,6 +17,12 @@ def test_this_machine(qtool):
     assert result.stderr == ""
 
 
+def test_what_torch_is_for_and_how_to_get_it(qtool):
+    line = next(each for each in qtool("doctor").stdout.splitlines() if each.startswith("  torch: "))
+    assert line.endswith("; for training, retraining SiLU to ReLU, export (extra qtoolkit[train])")
+    assert "later release" not in line
+
+
 def test_json(qtool):
     document = json.loads(qtool("doctor", "--json").stdout)
     assert document["ok"] is True

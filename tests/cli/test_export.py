@@ -42,6 +42,16 @@ def test_weights_into_a_file_with_suppression_inside(weights, tmp_path, qtool):
     assert _outputs(out) == ["boxes", "scores", "keypoints"]
 
 
+def test_weights_stored_as_fp16(weights, tmp_path, qtool):
+    result = qtool("export", weights, "--out", tmp_path / "half.onnx", "--half-storage", "--end-to-end")
+    assert result.exit_code == 0, result.stderr
+    said = re.search(r"weights are stored as fp16, which changes outputs by (\S+) at most", result.stdout)
+    assert 0 < float(said[1]) < 0.05
+    # 3.20 M parameters of two bytes, and the graph.
+    assert (tmp_path / "half.onnx").stat().st_size < 1.08 * 2 * 3.2e6
+    assert _outputs(tmp_path / "half.onnx") == ["boxes", "scores", "keypoints"]
+
+
 def test_a_network_beside_itself(network, tmp_path, qtool):
     (tmp_path / "tiny.onnx").write_bytes(network.read_bytes())
     result = qtool("export", tmp_path / "tiny.onnx", "--end-to-end", "--score-threshold", "0.25")
@@ -73,6 +83,7 @@ def test_the_same_ap_with_suppression_inside(network, people, tmp_path, qtool):
         (["WEIGHTS", "--architecture", "s7"], 2, "no architecture called 's7'"),
         (["NETWORK"], 2, "the network is ONNX already"),
         (["NETWORK", "--end-to-end", "--opset", "21"], 2, "--opset does not go with an ONNX network"),
+        (["NETWORK", "--end-to-end", "--half-storage"], 2, "--half-storage does not go with an ONNX network"),
         (["NETWORK", "--end-to-end", "--head", "heatmap"], 3, "do not fit --head heatmap"),
         (["absent.safetensors"], 3, "found: no such file"),
         (["absent.onnx", "--end-to-end"], 3, "absent.onnx"),

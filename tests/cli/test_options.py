@@ -16,13 +16,22 @@ from qtoolkit.cli.options import InputSize, build_recipe
 from qtoolkit.errors import UsageError
 from qtoolkit.evaluation.decode import DEFAULT_SCORE_THRESHOLD
 from qtoolkit.evaluation.nms import DEFAULT_IOU_THRESHOLD
-from qtoolkit.recipe import Recipe
+from qtoolkit.graph import default_network
+from qtoolkit.recipe import DEFAULT_CALIBRATION_IMAGES, DEFAULT_DATA, Recipe
 
 _SIDES = st.integers(1, 99_999)
 
 
 def _option(command: click.Command, name: str) -> click.Option:
     return next(each for each in command.params if isinstance(each, click.Option) and each.name == name)
+
+
+def _ship(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Path:
+    """Have a file that stands for the default network in ``folder``."""
+    monkeypatch.setattr(default_network, "_FOLDER", folder)
+    path = folder / "yolopose_n6_relu_320.onnx"
+    path.touch()
+    return path
 
 
 class TestInputSize:
@@ -91,6 +100,30 @@ class TestBuildRecipe:
     def test_options_that_were_not_given_are_the_recipes(self):
         recipe = build_recipe(Path("m.onnx"), {"data": Path("coco"), "metric": None, "mixed": 0.0, "seed": 0})
         assert recipe == Recipe(model=Path("m.onnx"), data=Path("coco"), out=Path("runs/m"), mixed=0.0)
+
+    def test_without_a_network_the_default_one_and_rendered_people(self, monkeypatch, tmp_path):
+        shipped = _ship(monkeypatch, tmp_path)
+        recipe = build_recipe(None, {"data": None, "mixed": 0.3, "calibration_images": None})
+        assert recipe == Recipe(
+            model=shipped, data=DEFAULT_DATA, out=Path("runs/yolopose_n6_relu_320"), mixed=0.3,
+            calibration_images=DEFAULT_CALIBRATION_IMAGES,
+        )  # fmt: skip
+
+    def test_what_is_given_replaces_each_default(self, monkeypatch, tmp_path):
+        shipped = _ship(monkeypatch, tmp_path)
+        assert build_recipe(None, {"calibration_images": 7}).calibration_images == 7
+        own = build_recipe(None, {"data": Path("coco"), "out": Path("o")})
+        assert (own.model, own.data, own.out, own.calibration_images) == (shipped, Path("coco"), Path("o"), None)
+
+    def test_a_network_without_data(self):
+        with pytest.raises(UsageError, match="nothing to calibrate on and to evaluate on"):
+            build_recipe(Path("m.onnx"), {"data": None})
+
+    def test_the_help_and_the_message_name_the_default(self):
+        assert f"without MODEL {DEFAULT_DATA}]" in _option(quantize.command, "data").help
+        assert f"and --data {DEFAULT_CALIBRATION_IMAGES}]" in _option(quantize.command, "calibration_images").help
+        with pytest.raises(UsageError, match=str(DEFAULT_DATA)):
+            build_recipe(Path("m.onnx"), {})
 
     @pytest.mark.parametrize("share", [1.5, -0.1, float("nan"), float("inf")])
     def test_a_share_outside_0_to_1(self, share):

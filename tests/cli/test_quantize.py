@@ -9,9 +9,11 @@ from pathlib import Path
 import onnx
 import pytest
 import yaml
+from click.testing import Result
 
 from qtoolkit import pipeline
 from qtoolkit.artifacts.scorecard import Scorecard
+from qtoolkit.graph import default_network
 
 WRITTEN = {
     "model.float.onnx",
@@ -219,8 +221,48 @@ class TestVariations:
         assert {each["conditions"]["threads"] for each in latencies} == {1}
         assert latencies[0]["ratio"] == 1.0
 
-    def test_no_model_says_that_the_default_network_is_to_come(self, people, qtool):
-        result = qtool("quantize", "--data", people)
+
+class TestDefaultNetwork:
+    """The network that comes with the package, on rendered people."""
+
+    @pytest.fixture(scope="class")
+    def demo(self, tmp_path_factory, qtool) -> tuple[Path, Result]:
+        """What `make demo` does, on few images and with no latency: (folder, result)."""
+        root = tmp_path_factory.mktemp("demo")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("QTOOLKIT_CACHE", str(root / "cache"))
+            command = ("quantize", "--mixed", "0.3", "--data", "synthetic:24@1", "--out", root / "out")
+            return root / "out", qtool(*command, "--sensitivity-images", "1", "--runs", "0")
+
+    def test_every_variant_and_every_file(self, demo):
+        out, result = demo
+        assert result.exit_code == 0, result.stderr
+        assert {path.name for path in out.iterdir()} >= WRITTEN
+        assert "yolopose_n6_relu_320.onnx on ort-cpu" in result.stdout
+        assert all(f"\n{variant} " in result.stdout for variant in VARIANTS)
+
+    def test_it_finds_the_people_at_every_precision(self, demo):
+        scorecard = Scorecard.read(demo[0] / "scorecard.json")
+        assert [row.variant for row in scorecard.rows] == VARIANTS
+        assert (scorecard.data.images, scorecard.data.calibration_images) == (24, 24)
+        ap = {row.variant: row.ap for row in scorecard.rows}
+        assert ap["float"] > 50
+        assert abs(ap["16bit"] - ap["float"]) < 2
+        # Loose, for processors whose 8-bit sums saturate; but the same AP to the last digit would be the same network.
+        assert 0.5 * ap["float"] < ap["int8"] != ap["float"]
+        agreement = {row.variant: row.agreement for row in scorecard.rows}
+        assert max(agreement["int8"], agreement["mixed"]) < agreement["16bit"] <= 100
+
+    def test_a_network_without_data(self, network, tmp_path, qtool):
+        result = qtool("quantize", network, "--out", tmp_path / "out")
+        assert result.exit_code == 2
+        assert "there is nothing to calibrate on and to evaluate on" in result.stderr
+        assert "give --data DIR, or synthetic:300@1 for rendered people" in result.stderr
+        assert not (tmp_path / "out").exists()
+
+    def test_an_installation_without_the_network(self, people, tmp_path, qtool, monkeypatch):
+        monkeypatch.setattr(default_network, "_FOLDER", tmp_path / "weights")
+        result = qtool("quantize", "--data", people, "--out", tmp_path / "out")
         assert result.exit_code == 4
-        assert "the default network comes with the next release" in result.stderr
-        assert "give one: qtool quantize model.onnx --data DIR" in result.stderr
+        assert "the default network is not there" in result.stderr
+        assert not (tmp_path / "out").exists()

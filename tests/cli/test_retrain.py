@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
 import onnx
 import pytest
+import torch
 from click.testing import CliRunner
 
 from qtoolkit.cli.main import cli
+from qtoolkit.graph import default_network
+from qtoolkit.models.checkpoint import save_weights
+from qtoolkit.models.yolopose import YoloPose, YoloPoseConfig
+from qtoolkit.training import loop
+from qtoolkit.training.loop import TrainResult
 
 
 @pytest.fixture
@@ -55,7 +62,8 @@ def test_the_result_in_words(network, tmp_path):
 @pytest.mark.parametrize(
     ("words", "exit_code", "says"),
     [
-        (("net.onnx",), 2, "--images"),
+        (("net.onnx", "--images", "photos", "--fit-size", "8"), 2, "fit_size"),
+        (("net.onnx", "--images", "photos", "--data", "photos"), 3, "no AP can be measured"),
         (("absent.onnx", "--images", "photos"), 3, "absent.onnx"),
         (("net.onnx", "--images", "nowhere"), 3, "nowhere"),
         (("net.onnx", "--images", "photos", "--activation", "tanh"), 2, "tanh"),
@@ -67,3 +75,76 @@ def test_bad_input(network, tmp_path, words, exit_code, says):
     assert result.exit_code == exit_code
     assert says in result.output
     assert not (tmp_path / "out").exists()
+
+
+def test_without_photos(network):
+    result = _run(network)
+    assert result.exit_code == 2
+    assert "there are no photos to retrain on" in result.output
+
+
+def test_without_a_network_the_default_one_is_taken(network, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(default_network, "default_network", lambda activation: asked.append(activation) or network)
+    result = _run(
+        "--images", tmp_path / "photos", "--fit-size", 64, "--seen", 0, "--threads", 1, "--out", tmp_path / "out",
+        "--quiet",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert asked == ["silu"]
+
+
+@pytest.fixture
+def weights(tmp_path):
+    (tmp_path / "n6").mkdir()
+    with torch.random.fork_rng(devices=[]):
+        save_weights(tmp_path / "n6" / "best.safetensors", YoloPose(YoloPoseConfig()), {"recipe": {"image_size": 192}})
+    return tmp_path / "n6" / "best.safetensors"
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """The recipes that a training was asked for; none is trained by."""
+    recipes = []
+
+    def train(recipe, progress):
+        recipes.append(recipe)
+        weights = recipe.out / "best.safetensors"
+        return TrainResult(recipe.out, weights, recipe.images, 10, 51.5, 52.25, 60.0, 20.0, ())
+
+    monkeypatch.setattr(loop, "train", train)
+    return recipes
+
+
+def test_weights_are_trained_on_with_labels(weights, trained):
+    result = _run(weights, "--data", "people", "--seen", 320, "--train-size", 128, "--lr", 0.002, "--quiet")
+    assert result.exit_code == 0, result.output
+    (recipe,) = trained
+    assert (recipe.init, recipe.activation, recipe.data) == (weights, "relu", "people")
+    assert (recipe.images, recipe.image_size, recipe.lr) == (320, 128, 0.002)
+    assert recipe.out == Path("runs/n6-relu")
+    assert "AP 51.50, best 52.25, after 320 images" in result.stdout
+
+
+def test_retrained_weights_as_json(weights, trained):
+    result = _run(weights, "--data", "people", "--quiet", "--json")
+    document = json.loads(result.stdout)
+    assert document["weights"] == str(Path("runs/n6-relu/best.safetensors"))
+    assert (document["images"], document["ap"], document["best_ap"]) == (30000, 51.5, 52.25)
+    assert trained[0].image_size == 192
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ((), "no --data"),
+        (("--data", "people", "--images", "photos", "--fit-size", "64"), "--images, --fit-size"),
+        (("--data", "people", "--seen", "0"), "--seen 0"),
+    ],
+    ids=["no labels", "options of the other way", "a fit"],
+)
+def test_what_weights_cannot_be_given(weights, trained, words, says):
+    result = _run(weights, *words)
+    assert result.exit_code == 2
+    assert says in result.output
+    assert not trained

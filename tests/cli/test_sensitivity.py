@@ -10,6 +10,7 @@ from onnx import numpy_helper
 
 from qtoolkit.artifacts.plan import PrecisionPlan
 from qtoolkit.artifacts.sensitivity import Sensitivity
+from qtoolkit.graph import default_network
 
 _QUICK = ("--metric", "sqnr", "--threads", "1", "--sensitivity-images", "2")
 
@@ -70,7 +71,16 @@ def test_oks_where_the_network_finds_nobody(shy_network, people, tmp_path, qtool
     assert "use --metric sqnr" in result.stderr
 
 
-def test_a_network_must_be_named(people, qtool):
-    result = qtool("sensitivity", "--data", people)
+def test_without_a_network_it_is_the_default_one(network, people, tmp_path, qtool, monkeypatch):
+    monkeypatch.setattr(default_network, "_FOLDER", tmp_path)
+    shutil.copy(network, tmp_path / "yolopose_n6_relu_320.onnx")
+    result = qtool("sensitivity", "--data", people, "--out", tmp_path / "out", "--json", *_QUICK)
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["out"] == str(tmp_path / "out")
+    assert (tmp_path / "out" / "sensitivity.json").is_file()
+
+
+def test_a_network_without_data(network, qtool):
+    result = qtool("sensitivity", network)
     assert result.exit_code == 2
-    assert "Missing argument 'MODEL'" in result.stderr
+    assert f"found: {network}, and no --data" in result.stderr

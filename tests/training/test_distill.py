@@ -50,6 +50,27 @@ def test_without_confidences_every_place_counts_alike():
     assert float(loss(teacher, student).total) == pytest.approx(float(wanted), rel=1e-6)
 
 
+def test_a_step_against_the_gradient_brings_the_student_nearer():
+    loss = Distillation(("score", "box"), {"score": torch.tensor([0])})
+    teacher, student = _maps(1), {name: value.requires_grad_(True) for name, value in _maps(2).items()}
+    before = loss(teacher, student).total
+    before.backward()
+    for name, value in student.items():
+        # Downhill is towards the teacher at each single number.
+        assert bool(((value.grad * (value - teacher[name]).detach()) >= 0).all())
+    moved = {name: (value - 0.1 * value.grad).detach() for name, value in student.items()}
+    assert float(loss(teacher, moved).total) < float(before.detach())
+
+
+def test_the_spread_is_that_of_the_batch_it_was_measured_on():
+    loss = Distillation(("box",), {})
+    teacher, student = {"box": _maps(1)["box"]}, {"box": _maps(2)["box"]}
+    loss.measure_spread({"box": 10 * teacher["box"]})
+    wide = float(loss(teacher, student).total)
+    loss.measure_spread(teacher)
+    assert float(loss(teacher, student).total) == pytest.approx(100 * wide, rel=1e-4)
+
+
 def test_score_channels_are_found_by_their_gradient(tiny_pose_model):
     model = prepare_network(tiny_pose_model())
     view = GraphView(model)

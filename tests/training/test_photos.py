@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from qtoolkit.errors import DataSetError
+from qtoolkit.training import photos as photos_module
 from qtoolkit.training.photos import PhotoBatches, letterboxed
 
 
@@ -23,23 +24,23 @@ def photos(tmp_path):
 
 def test_a_batch_is_a_function_of_seed_and_index(photos):
     first, again, other = (PhotoBatches(photos, 3, seed) for seed in (7, 7, 8))
-    assert first.batch(4, 64).shape == (3, 64, 64, 3)
-    again.batch(0, 64)
-    np.testing.assert_array_equal(first.batch(4, 64), again.batch(4, 64))
-    assert not np.array_equal(first.batch(4, 64), other.batch(4, 64))
-    assert not np.array_equal(first.batch(4, 64), first.batch(5, 64))
+    assert first.batch(4, (64, 64)).shape == (3, 64, 64, 3)
+    again.batch(0, (64, 64))
+    np.testing.assert_array_equal(first.batch(4, (64, 64)), again.batch(4, (64, 64)))
+    assert not np.array_equal(first.batch(4, (64, 64)), other.batch(4, (64, 64)))
+    assert not np.array_equal(first.batch(4, (64, 64)), first.batch(5, (64, 64)))
 
 
 def test_a_run_that_starts_later_sees_the_same_batches(photos):
-    whole = list(PhotoBatches(photos, 2, 1).batches(0, 6, [64] * 6))
-    rest = list(PhotoBatches(photos, 2, 1).batches(3, 6, [64] * 6))
+    whole = list(PhotoBatches(photos, 2, 1).batches(0, 6, (64, 64)))
+    rest = list(PhotoBatches(photos, 2, 1).batches(3, 6, (64, 64)))
     assert len(whole) == 6
     for wanted, found in zip(whole[3:], rest, strict=True):
         np.testing.assert_array_equal(wanted, found)
 
 
 def test_values_are_zero_to_one_and_no_two_views_are_alike(photos):
-    batch = PhotoBatches(photos[:1], 6, 0).batch(0, 48)
+    batch = PhotoBatches(photos[:1], 6, 0).batch(0, (48, 48))
     assert batch.dtype == np.float32
     assert 0 <= batch.min() < batch.max() <= 1
     assert all(not np.array_equal(batch[0], view) for view in batch[1:])
@@ -49,20 +50,50 @@ def test_every_photo_comes_before_any_comes_again(photos):
     batches = PhotoBatches(photos, 5, 3)
     seen = []
     batches._photo = lambda index: seen.append(index) or np.zeros((4, 4, 3), np.uint8)
-    batches.batch(0, 32)
-    batches.batch(1, 32)
+    batches.batch(0, (32, 32))
+    batches.batch(1, (32, 32))
     assert sorted(seen[:5]) == sorted(seen[5:]) == [0, 1, 2, 3, 4]
 
 
 def test_letterboxed_photos_are_what_a_network_sees(photos):
-    images = letterboxed(photos[:2], 32)
+    images = letterboxed(photos[:2], (32, 32))
     assert images.shape == (2, 3, 32, 32)
     np.testing.assert_allclose(images[:, :, 0], 114 / 255)
     bgr = cv2.resize(cv2.imread(str(photos[0])), (32, 21), interpolation=cv2.INTER_LINEAR)
     np.testing.assert_allclose(images[0, :, 5:26].transpose(1, 2, 0), bgr[..., ::-1] / 255, atol=1.01 / 255)
 
 
+@pytest.mark.parametrize("size_wh", [(64, 64), (96, 48)], ids=["square", "wide"])
+def test_a_dot_lands_where_the_matrix_says(size_wh):
+    image = np.zeros((40, 60, 3), np.uint8)
+    image[12:15, 40:43] = 255
+    mirrored = set()
+    for seed in range(12):
+        matrix = photos_module._view_matrix((60, 40), size_wh, np.random.default_rng(seed))
+        view = photos_module._view(image, size_wh, np.random.default_rng(seed))
+        assert view.shape == (size_wh[1], size_wh[0], 3)
+        x, y = matrix @ (41, 13, 1)
+        if not (3 < x < size_wh[0] - 3 and 3 < y < size_wh[1] - 3):
+            continue
+        mirrored.add(bool(matrix[0, 0] < 0))
+        inside = cv2.warpAffine(np.ones_like(image), matrix, size_wh)
+        weight = np.where(inside.min(2) > 0, view.mean(2), 0)
+        weight = np.where(weight > 0.6 * weight.max(), weight, 0)
+        rows, columns = np.indices(weight.shape)
+        assert abs((weight * columns).sum() / weight.sum() - x) < 0.75
+        assert abs((weight * rows).sum() / weight.sum() - y) < 0.75
+    assert mirrored == {True, False}
+
+
+def test_decoded_photos_are_kept_up_to_a_limit(photos, monkeypatch):
+    monkeypatch.setattr(photos_module, "_CACHE_BYTES", 2 * 40 * 60 * 3)
+    batches = PhotoBatches(photos, 5, 0)
+    first = batches.batch(0, (32, 32))
+    assert len(batches._decoded) == 2
+    np.testing.assert_array_equal(batches.batch(0, (32, 32)), first)
+
+
 def test_a_photo_that_cannot_be_read(photos):
     photos[0].write_bytes(b"no image")
     with pytest.raises(DataSetError, match=r"0\.png"):
-        PhotoBatches(photos[:1], 1, 0).batch(0, 32)
+        PhotoBatches(photos[:1], 1, 0).batch(0, (32, 32))

@@ -12,7 +12,7 @@ from qtoolkit.graph.load import prepare_network
 from qtoolkit.graph.swap_activations import swap_activations
 from qtoolkit.training.distill import head_outputs
 from qtoolkit.training.onnx_module import OnnxModule
-from qtoolkit.training.reconstruction import Patches, fit_activation, reconstruct_layers_
+from qtoolkit.training.reconstruction import Patches, fit_activation, reconstruct_layers_, regression_bytes
 
 
 def _conv(**attributes):
@@ -94,6 +94,50 @@ def test_a_network_without_changes_stays_what_it_was(tiny_pose_model):
     fits = reconstruct_layers_(teacher, student, original, {}, images, rows=2000)
     assert max(fit.error for fit in fits) < 1e-4
     assert _distance(teacher, student, images, outputs) < 1e-3
+
+
+def _convolution(network_builder, group=1):
+    """``images`` (1, 8, 12, 12) → one convolution of 3×3, 8 channels."""
+    net = network_builder(seed=1)
+    weight = net.weights("w", (8, 8 // group, 3, 3), 72 / group)
+    bias = net.constant("b", net.random.normal(0, 0.5, 8))
+    net.node("Conv", ["images", weight, bias], "out", kernel_shape=[3, 3], pads=[1] * 4, group=group)
+    return net.model({"images": (1, 8, 12, 12)}, {"out": (1, 8, 12, 12)})
+
+
+@pytest.mark.parametrize("group", [1, 2, 8], ids=["dense", "grouped", "depthwise"])
+def test_a_linear_layer_is_recovered(network_builder, group):
+    model = _convolution(network_builder, group)
+    teacher, student = OnnxModule(model), OnnxModule(model)
+    generator = torch.Generator().manual_seed(6)
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+    images = torch.randn(8, 8, 12, 12, generator=generator)
+    (fit,) = reconstruct_layers_(teacher, student, model, {}, images)
+    assert fit.rows == 8 * 144
+    assert fit.error < 1e-5
+    for name, parameter in student.parameters_by_name().items():
+        torch.testing.assert_close(parameter, teacher.parameters_by_name()[name], rtol=0, atol=2e-3)
+
+
+def test_layers_that_share_a_weight_keep_it(network_builder):
+    net = network_builder(seed=1)
+    weight, bias = net.weights("w", (8, 8, 1, 1), 8), net.constant("b", net.random.normal(0, 0.5, 8))
+    net.node("Conv", [net.node("Conv", ["images", weight, bias], "inner"), weight, bias], "out")
+    model = net.model({"images": (1, 8, 12, 12)}, {"out": (1, 8, 12, 12)})
+    teacher, student = OnnxModule(model), OnnxModule(model)
+    with torch.no_grad():
+        student.parameters_by_name()["w"].mul_(2)
+    before = student.parameters_by_name()["w"].clone()
+    assert reconstruct_layers_(teacher, student, model, {}, torch.rand(2, 8, 12, 12)) == []
+    torch.testing.assert_close(student.parameters_by_name()["w"].detach(), before.detach(), rtol=0, atol=0)
+
+
+def test_memory_of_the_regression_is_that_of_the_widest_layer(network_builder):
+    model = _convolution(network_builder, group=2)
+    # Per row 2 groups of 4 · 9 entries and a one, and six vectors of 8 outputs; 4 bytes each.
+    assert regression_bytes(OnnxModule(model), model, 100) == 100 * 4 * (2 * 37 + 6 * 8)
 
 
 def test_the_fit_is_far_nearer_than_a_bare_swap_on_other_images(tiny_pose_model):

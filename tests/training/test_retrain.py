@@ -10,12 +10,12 @@ import onnx
 import onnxruntime
 import pytest
 
-from qtoolkit.errors import DataSetError, ModelFileError, UsageError
+from qtoolkit.errors import DataSetError, ModelFileError, QtoolError, UsageError
 from qtoolkit.graph.layers import find_layers
 from qtoolkit.graph.load import prepare_network
-from qtoolkit.training import retrain
+from qtoolkit.training import fine_tuning
 from qtoolkit.training.retrain import retrain_network
-from qtoolkit.training.retrain_options import RetrainOptions
+from qtoolkit.training.retrain_options import RetrainOptions, build_retrain_options
 
 
 @pytest.fixture
@@ -46,6 +46,12 @@ def _weights(path):
     return {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
 
 
+def _log(folder):
+    """The lines of the log without what depends on the clock."""
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "images_per_second"} for line in lines]
+
+
 def test_inputs_outputs_and_layers_keep_their_names(options, tmp_path):
     stages = []
     result = retrain_network(options(), lambda stage, done, total: stages.append(stage))
@@ -64,33 +70,93 @@ def test_inputs_outputs_and_layers_keep_their_names(options, tmp_path):
     assert session.run(None, {"images": np.zeros((1, 3, 64, 64), np.float32)})[0].shape == (1, 56, 84)
 
 
-def test_a_stopped_run_goes_on_to_the_same_weights(options, tmp_path, monkeypatch):
-    whole = retrain_network(options(out=tmp_path / "whole"))
-    step = retrain._Retraining._step
-
-    def stops(self, batch, optimizer, number):
-        if number == 4:
+@pytest.mark.parametrize(
+    ("stage", "at", "minutes"),
+    [
+        ("fitting layers", 5, 3.0),
+        ("fine-tuning", 8, 3.0),
+        ("fine-tuning", 2, 1e-9),
+        ("fine-tuning", 8, 1e-9),
+        ("fine-tuning", 12, 1e-9),
+    ],
+    ids=["in the fit", "before any state", "behind one step", "behind three steps", "at the last step"],
+)
+def test_a_stopped_run_goes_on_to_the_same_weights(options, tmp_path, stage, at, minutes):
+    def stops(name, done, total):
+        if (name, done) == (stage, at):
             raise KeyboardInterrupt
-        return step(self, batch, optimizer, number)
 
-    monkeypatch.setattr(retrain._Retraining, "_step", stops)
+    whole = retrain_network(options(out=tmp_path / "whole"))
     with pytest.raises(KeyboardInterrupt):
-        retrain_network(options(out=tmp_path / "parts", save_every_minutes=1e-9))
-    monkeypatch.undo()
-    fitted = []
-    parts = retrain_network(options(out=tmp_path / "parts"), lambda stage, done, total: fitted.append(stage))
-    assert "fitting layers" not in fitted
+        retrain_network(options(out=tmp_path / "parts", save_every_minutes=minutes), stops)
+    stages = []
+    parts = retrain_network(options(out=tmp_path / "parts"), lambda name, done, total: stages.append(name))
+    assert ("fitting layers" in stages) == (stage == "fitting layers")
     wanted, found = _weights(whole.model), _weights(parts.model)
     assert wanted.keys() == found.keys()
     assert all(np.array_equal(wanted[name], found[name]) for name in wanted)
-    images = [json.loads(line)["images"] for line in (tmp_path / "parts" / "log.jsonl").read_text().splitlines()]
-    assert images == sorted(set(images))
+    assert _log(tmp_path / "whole") == _log(tmp_path / "parts")
+
+
+def test_the_log_begins_with_the_fit_and_holds_every_ap(options, tmp_path, make_people):
+    fields = {"data": str(make_people()), "eval_every": 6}
+    result = retrain_network(options(**fields))
+    assert set(result.ap) == {-1, 0, 6, 12}
+    lines = _log(tmp_path / "out")
+    assert [(line["event"], line.get("variant"), line.get("images")) for line in lines] == [
+        ("fit", None, None),
+        ("evaluate", "original", 0),
+        ("evaluate", "fitted", 0),
+        ("evaluate", "retrained", 6),
+        ("train", None, 12),
+        ("evaluate", "retrained", 12),
+    ]
+    fit = lines[0]
+    assert fit["fit_images"] == 4
+    assert 0 < fit["error"] == pytest.approx(np.mean(list(fit["layers"].values())))
+    stages = []
+    again = retrain_network(options(**fields), lambda name, done, total: stages.append(name))
+    assert again.ap == result.ap
+    assert stages == []
+    assert _log(tmp_path / "out") == lines
+
+
+def test_a_finished_run_writes_a_network_that_was_removed(options):
+    first = retrain_network(options(steps_images=4))
+    content = first.model.read_bytes()
+    first.model.unlink()
+    assert retrain_network(options(steps_images=4)).model.read_bytes() == content
+
+
+def test_a_fit_serves_any_fine_tuning_but_no_fine_tuning_another(options, tmp_path):
+    retrain_network(options(steps_images=0))
+    stages = []
+    retrain_network(options(steps_images=4), lambda name, done, total: stages.append(name))
+    assert set(stages) == {"fine-tuning"}
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    with pytest.raises(UsageError, match=r"lr 0\.0002, now 0\.001"):
+        retrain_network(options(steps_images=4, lr=0.001))
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_the_same_files_elsewhere_are_the_same(options, tmp_path, photos):
+    first = retrain_network(options(steps_images=4))
+    photos.rename(tmp_path / "moved")
+    (tmp_path / "net.onnx").rename(tmp_path / "renamed.onnx")
+    stages = []
+    retrain_network(
+        options(steps_images=4, images=str(tmp_path / "moved"), model=tmp_path / "renamed.onnx"),
+        lambda name, done, total: stages.append(name),
+    )
+    assert stages == []
+    assert first.model.exists()
 
 
 def test_the_fit_alone(options, tmp_path):
     result = retrain_network(options(steps_images=0))
     assert result.model.exists()
     assert not (tmp_path / "out" / "last.safetensors").exists()
+    assert [line["event"] for line in _log(tmp_path / "out")] == ["fit"]
 
 
 def test_a_folder_of_another_retraining_is_refused(options, tmp_path):
@@ -118,3 +184,33 @@ def test_photos_that_are_evaluated_on_are_refused(options, tmp_path, make_people
     data = make_people()
     with pytest.raises(DataSetError, match="evaluation"):
         retrain_network(options(images=str(data / "val"), data=str(data)))
+
+
+def test_data_without_labels(options, tmp_path, photos):
+    with pytest.raises(DataSetError, match="no AP can be measured"):
+        retrain_network(options(data=str(photos)))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("option", ["fit_size", "train_size"])
+def test_a_size_that_the_network_does_not_run_at(options, tmp_path, option):
+    with pytest.raises(UsageError, match=f"--{option.replace('_', '-')}"):
+        retrain_network(options(**{option: 40}))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_loss_that_is_no_number_leaves_the_state(options, tmp_path, monkeypatch):
+    retrain_network(options(steps_images=0))
+    monkeypatch.setattr(fine_tuning.math, "isfinite", lambda value: False)
+    with pytest.raises(QtoolError, match="lower --lr"):
+        retrain_network(options())
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "fitted.safetensors",
+        "log.jsonl",
+        "model.onnx",
+    ]
+
+
+def test_options_that_cannot_be_used():
+    with pytest.raises(UsageError, match="fit_size"):
+        build_retrain_options(model="a.onnx", images="photos", out="out", fit_size=8)

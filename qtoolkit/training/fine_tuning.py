@@ -1,0 +1,164 @@
+"""The second stage of a retraining without labels: gradients, until the outputs are those of the original."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from qtoolkit.errors import QtoolError
+from qtoolkit.training.journal import Journal
+from qtoolkit.training.network_pair import NetworkPair
+from qtoolkit.training.photos import PhotoBatches
+from qtoolkit.training.retrain_folder import RetrainFolder
+from qtoolkit.training.retrain_options import RetrainOptions
+
+__all__ = ["FineTuning", "learning_rate_share", "tuning_size_wh"]
+
+_SHARE = 0.65
+_BETAS = (0.9, 0.98)
+_WARMUP, _FINAL = 0.05, 0.02
+_LOG_EVERY = 400
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def learning_rate_share(step: int, steps: int) -> float:
+    """Share of the highest learning rate: a linear warm-up over 5 % of the run, then a cosine to 2 %."""
+    warm = max(1, round(_WARMUP * steps))
+    fall = (1 + math.cos(math.pi * max(0, step - warm) / max(1, steps - warm))) / 2
+    return min(1.0, (step + 1) / warm) * (_FINAL + (1 - _FINAL) * fall)
+
+
+def tuning_size_wh(pair: NetworkPair, options: RetrainOptions) -> tuple[int, int]:
+    """Size of the photos in pixels. Raises UsageError where the network does not run at ``options.train_size``."""
+    return pair.photo_size_wh(options.train_size, _SHARE, "--train-size")
+
+
+class FineTuning:
+    """Adam on the student of ``pair``, from the state in ``folder`` or from its weights of now.
+
+    ``photos`` are drawn from as ``PhotoBatches`` does. ``measure(images seen)`` writes the network and returns its AP,
+    if it can be measured; ``aps`` are those measured so far. ``progress`` is called with (images seen, total).
+
+    The learning rate, the batches and the variances that the loss divides by are functions of the step and the seed: a
+    run that goes on from a state computes, to the last bit, what it would have computed without the stop.
+    """
+
+    def __init__(
+        self,
+        pair: NetworkPair,
+        folder: RetrainFolder,
+        options: RetrainOptions,
+        photos: Sequence[Path],
+        measure: Callable[[int], float | None],
+        aps: Mapping[int, float],
+        progress: Callable[[int, int], None],
+    ) -> None:
+        self._pair, self._folder, self._options = pair, folder, options
+        self._measure, self._aps, self._progress = measure, aps, progress
+        self._steps = options.steps
+        self._batches = PhotoBatches(photos, options.batch, options.seed)
+        self._size_wh = tuning_size_wh(pair, options)
+        self._parameters = pair.student.parameters_by_name()
+        self._optimizer = torch.optim.Adam(self._parameters.values(), lr=options.lr, betas=_BETAS)
+        self._sums, self._summed = [0.0, 0.0], 0
+        self._step = self._clock_step = 0
+        if folder.tuned is not None:
+            self._restore(folder.tuned.tensors, folder.tuned.facts)
+        self._clock = self._saved = time.monotonic()
+
+    def run(self, settle: Callable[[], object]) -> None:
+        """Take the steps that are left; ``settle`` is called behind the last one, before the network is written."""
+        if self._step == self._steps:
+            return
+        journal = self._folder.open_log(self._step)
+        with torch.no_grad():
+            # Of batch 0 always, wherever the run begins.
+            self._pair.loss.measure_spread(self._pair.teacher(_images(self._batches.batch(0, self._size_wh))))
+        for batch in self._batches.batches(self._step, self._steps, self._size_wh):
+            self._take_step(_images(batch))
+            self._step += 1
+            self._progress(self._seen, self._steps * self._options.batch)
+            last = self._step == self._steps
+            if last:
+                settle()
+            self._record(journal, last)
+
+    @property
+    def _seen(self) -> int:
+        return self._step * self._options.batch
+
+    def _record(self, journal: Journal, last: bool) -> None:
+        if last or self._passes(_LOG_EVERY):
+            self._log_losses(journal)
+        if last or (self._options.eval_every and self._passes(self._options.eval_every)):
+            ap = self._measure(self._seen)
+            if ap is not None:
+                journal.add("evaluate", self._step, {"images": self._seen, "variant": "retrained", "ap": ap})
+        if last or time.monotonic() - self._saved > 60 * self._options.save_every_minutes:
+            self._save()
+
+    def _passes(self, every: int) -> bool:
+        """Whether the last step crossed a multiple of ``every`` images."""
+        return self._seen // every != (self._seen - self._options.batch) // every
+
+    def _take_step(self, images: Tensor) -> None:
+        self._set_rate()
+        with torch.no_grad():
+            wanted = self._pair.teacher(images)
+        loss = self._pair.loss(wanted, self._pair.student(images))
+        if not math.isfinite(float(loss.total.detach())):
+            raise QtoolError(
+                f"the loss is no number any more after {self._seen} images",
+                expected="a finite loss",
+                found=str(float(loss.total.detach())),
+                do="begin anew with a lower --lr and another --out; the last saved state is kept",
+            )
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.total.backward()  # type: ignore[no-untyped-call]
+        self._optimizer.step()
+        self._sums = [total + float(part) for total, part in zip(self._sums, (loss.scores, loss.rest), strict=True)]
+        self._summed += 1
+
+    def _set_rate(self) -> None:
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._options.lr * learning_rate_share(self._step, self._steps)
+
+    def _log_losses(self, journal: Journal) -> None:
+        now = time.monotonic()
+        scores, rest = (total / self._summed for total in self._sums)
+        facts = {"images": self._seen, "scores": scores, "rest": rest, "lr": self._optimizer.param_groups[0]["lr"]}
+        rate = (self._step - self._clock_step) * self._options.batch / (now - self._clock)
+        journal.add("train", self._step, {**facts, "images_per_second": rate})
+        self._sums, self._summed = [0.0, 0.0], 0
+        self._clock, self._clock_step = now, self._step
+
+    def _save(self) -> None:
+        moments = {
+            f"optimizer.{key}.{name}": self._optimizer.state[parameter][key]
+            for name, parameter in self._parameters.items()
+            for key in _MOMENTS
+        }
+        aps = {str(seen): ap for seen, ap in self._aps.items()}
+        facts = {"step": self._step, "sums": self._sums, "summed": self._summed, "ap": aps}
+        self._folder.save_tuned(self._pair.tensors() | moments, facts)
+        self._saved = time.monotonic()
+
+    def _restore(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        self._pair.load_(tensors)
+        self._step = self._clock_step = int(facts["step"])
+        self._sums, self._summed = list(facts.get("sums", self._sums)), facts.get("summed", 0)
+        for name, parameter in self._parameters.items():
+            kept = {key: torch.empty_like(parameter).copy_(tensors[f"optimizer.{key}.{name}"]) for key in _MOMENTS}
+            self._optimizer.state[parameter] = {"step": torch.tensor(float(self._step)), **kept}
+
+
+def _images(batch: NDArray[np.float32]) -> Tensor:
+    return torch.from_numpy(batch).permute(0, 3, 1, 2)
