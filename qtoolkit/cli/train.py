@@ -72,7 +72,10 @@ def command(recipe: Path | None, resume: bool, quiet: bool, as_json: bool, **opt
     # that prepare images and from every other process. On two busy cores that makes a step six times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     require_torch()
+    from qtoolkit.training.allocator import keep_freed_memory
     from qtoolkit.training.loop import train
+
+    keep_freed_memory()
 
     chosen = _recipe(recipe, options)
     with show_progress(quiet) as progress:

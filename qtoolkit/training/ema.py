@@ -7,7 +7,7 @@ import math
 from typing import Generic, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 __all__ = ["AveragedModel"]
 
@@ -26,15 +26,20 @@ class AveragedModel(Generic[ModelT]):
         self.updates = 0
         self._decay = decay
         self._warmup_steps = warmup_steps
+        self._followed: list[tuple[Tensor, Tensor]] = []
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Take in the weights of ``model`` after a step."""
+        """Take in the weights of ``model``, the same at every call, after a step."""
         self.updates += 1
+        if not self._followed:
+            # Looked up once: state_dict takes as long as a small network's forward pass.
+            current = model.state_dict()
+            self._followed = [(average, current[name]) for name, average in self.model.state_dict().items()]
         decay = self._decay * (1 - math.exp(-self.updates / self._warmup_steps))
-        current = model.state_dict()
-        for name, average in self.model.state_dict().items():
-            if average.dtype.is_floating_point:
-                average.lerp_(current[name].detach().to(average.dtype), 1 - decay)
-            else:
-                average.copy_(current[name])
+        floats = [(average, now) for average, now in self._followed if average.dtype.is_floating_point]
+        averages, values = [average for average, _ in floats], [now.to(average.dtype) for average, now in floats]
+        torch._foreach_lerp_(averages, values, 1 - decay)
+        for average, now in self._followed:
+            if not average.dtype.is_floating_point:
+                average.copy_(now)

@@ -16,7 +16,7 @@ background, unless a labelled person is matched there.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,6 +92,7 @@ def ciou(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 class PoseLoss:
     """The loss of a batch. ``kind`` of the keypoint loss: oks, l1 (in cells) or l1-scaled (by √(w·h) of the box).
 
+    ``gains`` of the parts; that of the keypoints is for oks, the others get theirs in proportion (``keypoint_gain``).
     ``total_of`` turns a count of this process into that of all processes, and ``processes`` is how many there are: each
     computes its share of the loss of the whole batch, times ``processes``, because their gradients are averaged.
     """
@@ -103,11 +104,12 @@ class PoseLoss:
         kind: str = "oks",
         total_of: Callable[[Tensor], Tensor] | None = None,
         processes: int = 1,
+        gains: Mapping[str, float] = GAINS,
     ) -> None:
         self._anchors = anchors
         self._strides = tuple(strides)
         self._kind = kind
-        self._gains = {**GAINS, "keypoints": keypoint_gain(kind)}
+        self._gains = {**gains, "keypoints": gains["keypoints"] * keypoint_gain(kind) / GAINS["keypoints"]}
         self._sigmas = torch.tensor(_SIGMAS, device=anchors.device)
         self._total_of = total_of or (lambda count: count)
         self._processes = processes

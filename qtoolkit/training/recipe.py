@@ -21,7 +21,7 @@ DEFAULT_FIELDS: dict[str, Any] = {"data": "synthetic:20000@0", "image_size": 320
 """What a training without a recipe takes: the smallest network on rendered people."""
 
 _RENDERED = "synthetic:"
-_LR, _LR_LITE, _LR_ADAMW = 0.01, 0.0032, 0.002
+_LR, _LR_LITE, _LR_ADAMW, _LR_MUON = 0.01, 0.0032, 0.002, 0.01
 _FREE = ("out", "workers", "threads", "save_every_minutes", "cache_gib", "device")
 
 
@@ -45,6 +45,20 @@ class Augmentation(BaseModel):
     value: float = Field(default=0.4, ge=0, le=1)
 
 
+class Gains(BaseModel):
+    """Weights of the parts of the loss; the defaults are the published ones (edgeai-yolov5, YOLO-Pose).
+
+    ``keypoints`` is that of the loss oks; the others get theirs in proportion (``losses.keypoint_gain``).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    box: float = Field(default=0.05, ge=0)
+    objectness: float = Field(default=1.0, ge=0)
+    keypoints: float = Field(default=0.10, ge=0)
+    confidence: float = Field(default=0.5, ge=0)
+
+
 class TrainRecipe(BaseModel):
     """Options of a training. Paths in a recipe file are relative to that file, but ``out`` to the working folder.
 
@@ -54,17 +68,18 @@ class TrainRecipe(BaseModel):
     - ``image_size``: pixels, a multiple of 64, of the evaluation and, without ``sizes``, of the whole training;
       ``sizes``: phases [share of the run, pixels], shares summing to 1.
     - Budget: ``images`` seen or ``epochs``, one of them. ``batch`` images per process, ``accumulate`` batches per step.
-    - ``optimizer``: sgd, the published one, or adamw, which gets further in a short run. ``lr`` (None: sgd 0.01, lite
-      0.0032; adamw 0.002) falls along a cosine to ``lr_final`` of itself; ``momentum`` (adamw: its first beta);
-      ``weight_decay`` of convolution weights only; ``warmup_images`` (None: 3 epochs, at most a tenth of the run);
-      ``clip_norm`` of the gradient, 0 for none.
+    - ``optimizer``: sgd, the published one; muon (with adamw for all that is no matrix, ``muon.MuonAdamW``), which gets
+      furthest in a short run; or adamw. ``lr`` (None: sgd 0.01, lite 0.0032; muon 0.01; adamw 0.002) falls along a
+      cosine to ``lr_final`` of itself; ``momentum`` (adamw: its first beta); ``weight_decay`` of convolution weights
+      only; ``warmup_images`` (None: 3 epochs, at most a tenth of the run); ``clip_norm`` of the gradient, 0 for none.
     - ``widening`` of the sigmas of the OKS loss. A keypoint further away than a few sigmas gives no gradient at all:
       the published loss (1) needs millions of images to get there. ``widening_kind`` shrink: the sigmas start so many
       times as wide and shrink to the published ones, evenly on a logarithmic scale, over the first
       ``widening_share`` of the run; ladder: the mean of the losses at that width and at
       1, 2, 4 … below it, so that neither far nor near keypoints lack a gradient.
     - ``ema_decay`` of the averaged weights, reached over ``ema_warmup_steps``.
-    - ``loss`` of the keypoints; ``augmentation``; ``close_mosaic``: last share of the run without mosaics.
+    - ``loss`` of the keypoints; ``gains`` of its parts; ``augmentation``; ``close_mosaic``: last share of the run
+      without mosaics.
     - ``amp``: autocast; ``channels_last``; ``device``; ``threads`` of torch, ``workers`` that prepare batches (0: in
       line), ``cache_gib`` of decoded images kept.
     - ``eval_every`` so many images (0: at the end only) on ``eval_images`` of the part val (None: all);
@@ -88,7 +103,7 @@ class TrainRecipe(BaseModel):
     epochs: int | None = Field(default=None, ge=1)
     batch: int = Field(default=16, ge=1)
     accumulate: int = Field(default=1, ge=1)
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Literal["sgd", "adamw", "muon"] = "sgd"
     lr: float | None = Field(default=None, gt=0)
     lr_final: float = Field(default=0.2, gt=0, le=1)
     momentum: float = Field(default=0.937, ge=0, lt=1)
@@ -98,6 +113,7 @@ class TrainRecipe(BaseModel):
     ema_decay: float = Field(default=0.9999, ge=0, lt=1)
     ema_warmup_steps: int = Field(default=2000, ge=1)
     loss: Literal["oks", "l1", "l1-scaled"] = "oks"
+    gains: Gains = Gains()
     widening: float = Field(default=1.0, ge=1)
     widening_kind: Literal["shrink", "ladder"] = "shrink"
     widening_share: float = Field(default=0.5, gt=0, le=1)
@@ -150,7 +166,9 @@ class TrainRecipe(BaseModel):
         """``lr``, or the published one of this kind of network."""
         if self.lr is not None:
             return self.lr
-        return _LR_ADAMW if self.optimizer == "adamw" else _LR_LITE if self.lite else _LR
+        if self.optimizer != "sgd":
+            return _LR_ADAMW if self.optimizer == "adamw" else _LR_MUON
+        return _LR_LITE if self.lite else _LR
 
     def size_at(self, progress: float) -> int:
         """Image size in pixels of the training when ``progress`` (0–1) of its steps are done."""

@@ -76,7 +76,7 @@ class Schedule:
     def rates(self, step: int) -> Rates:
         """Rates of step 0, 1, …: a cosine from lr to lr · lr_final, which the warm-up approaches along a line.
 
-        In the warm-up weights start at 0, biases at 0.1 and momentum at 0.8 (adamw: all at 0, momentum as it is).
+        In the warm-up weights start at 0, biases at 0.1 and momentum at 0.8 (adamw, muon: all at 0, momentum as it is).
         Source: edgeai-yolov5, ``train.py``.
         """
         final = self.recipe.lr_final
@@ -86,7 +86,7 @@ class Schedule:
         if step >= self.warmup_steps:
             return Rates(lr, lr, momentum)
         share = step / self.warmup_steps
-        if self.recipe.optimizer == "adamw":
+        if self.recipe.optimizer != "sgd":
             return Rates(lr * share, lr * share, momentum)
         start = min(_WARMUP_MOMENTUM, momentum)
         return Rates(lr * share, _WARMUP_BIAS_LR + (lr - _WARMUP_BIAS_LR) * share, start + (momentum - start) * share)

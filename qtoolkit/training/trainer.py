@@ -19,13 +19,15 @@ from qtoolkit.training.distributed import Processes
 from qtoolkit.training.ema import AveragedModel
 from qtoolkit.training.loader import batch_to_device
 from qtoolkit.training.losses import PoseLoss
+from qtoolkit.training.muon import MuonAdamW
 from qtoolkit.training.recipe import TrainRecipe
 from qtoolkit.training.schedule import Rates
 
 __all__ = ["Trainer", "build_network"]
 
 _NOMINAL_BATCH = 64
-_OPTIMIZER_KEYS = {"sgd": ("momentum_buffer",), "adamw": ("step", "exp_avg", "exp_avg_sq")}
+_ADAM_KEYS = ("step", "exp_avg", "exp_avg_sq")
+_OPTIMIZER_KEYS = {"sgd": ("momentum_buffer",), "adamw": _ADAM_KEYS, "muon": ("momentum_buffer", *_ADAM_KEYS)}
 _AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -78,11 +80,16 @@ class Trainer:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = AveragedModel(model, recipe.ema_decay, recipe.ema_warmup_steps)
         self._model = processes.share_batch_norm(model).train()
-        self._optimizer = _optimizer(self._model, recipe, processes.count)
+        self._optimizer = _optimizer(self._model, recipe, processes)
         self._wrapped = processes.wrap(self._model)
         self._scaler = torch.amp.GradScaler(processes.device.type, enabled=recipe.amp == "fp16")
         self._loss = PoseLoss(
-            self.ema.model.anchors, self.ema.model.strides, recipe.loss, processes.total_of, processes.count
+            self.ema.model.anchors,
+            self.ema.model.strides,
+            recipe.loss,
+            processes.total_of,
+            processes.count,
+            recipe.gains.model_dump(),
         )
 
     def run_step(self, batches: Sequence[Batch], rates: Rates, widths: Sequence[float] = (1.0,)) -> Tensor:
@@ -169,7 +176,7 @@ class Trainer:
         return contextlib.nullcontext()
 
 
-def _optimizer(model: nn.Module, recipe: TrainRecipe, processes: int) -> torch.optim.Optimizer:
+def _optimizer(model: nn.Module, recipe: TrainRecipe, processes: Processes) -> torch.optim.Optimizer:
     """SGD with Nesterov momentum, or AdamW; only weights of convolutions decay.
 
     The loss is summed over the images of a step, so the decay of SGD, meant for 64 of them, is scaled likewise.
@@ -182,7 +189,7 @@ def _optimizer(model: nn.Module, recipe: TrainRecipe, processes: int) -> torch.o
             is_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
             (biases if name == "bias" else norms if is_norm else weights).append(parameter)
     uses_sgd = recipe.optimizer == "sgd"
-    step_images = processes * recipe.batch * recipe.accumulate
+    step_images = processes.count * recipe.batch * recipe.accumulate
     decay = recipe.weight_decay * (step_images / _NOMINAL_BATCH if uses_sgd else 1.0)
     groups: list[dict[str, Any]] = [
         {"kind": "biases", "params": biases, "weight_decay": 0.0},
@@ -191,4 +198,18 @@ def _optimizer(model: nn.Module, recipe: TrainRecipe, processes: int) -> torch.o
     ]
     if uses_sgd:
         return torch.optim.SGD(groups, lr=recipe.base_lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
-    return torch.optim.AdamW(groups, lr=recipe.base_lr, betas=(recipe.momentum, 0.999))
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=recipe.base_lr, betas=(recipe.momentum, 0.999))
+    split = _split_for_muon(model, groups)
+    return MuonAdamW(split, recipe.base_lr, recipe.momentum, processes.rank, processes.count, processes.total_of)
+
+
+def _split_for_muon(model: nn.Module, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Weights of convolutions that mix channels go to Muon, but for the outputs (those without a batch norm)."""
+    outputs = {
+        id(module.weight) for module in model.modules() if isinstance(module, nn.Conv2d) and module.bias is not None
+    }
+    *others, weights = groups
+    mixing = [each for each in weights["params"] if each.shape[1] > 1 and id(each) not in outputs]
+    rest = [each for each in weights["params"] if each.shape[1] == 1 or id(each) in outputs]
+    return [*others, {**weights, "params": rest}, {**weights, "params": mixing, "muon": True}]

@@ -118,6 +118,7 @@ def test_threads_that_prepare_images_change_nothing(source, tmp_path):
     [
         pytest.param({}, id="plain"),
         pytest.param({"optimizer": "adamw", "lr": 0.001}, id="adamw"),
+        pytest.param({"optimizer": "muon", "lr": 0.01}, id="muon"),
         pytest.param({"accumulate": 2, "images": 16, "log_every": 12}, id="accumulated, in the middle of an interval"),
         pytest.param({"sizes": [[0.5, 64], [0.5, 128]], "close_mosaic": 0.3, "eval_every": 6}, id="phases"),
     ],

@@ -221,3 +221,15 @@ def test_shares_of_two_processes_average_to_the_loss_of_the_whole_batch():
     second = share(slice(2, 4), slice(2, 3), [1], lambda count: total)
     # Each computes gradients of its own images only, and averaging halves what it has doubled.
     assert torch.allclose(torch.cat([first, second]) / 2, whole.grad, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["oks", "l1", "l1-scaled"])
+def test_gains_scale_their_parts(kind):
+    targets, raw = _targets(keypoints=torch.full((1, K, 3), 1.0)), _raw()
+    _, published = _loss(kind)([raw], targets)
+    gains = {"box": 2 * GAINS["box"], "objectness": 0.0, "keypoints": 3 * GAINS["keypoints"], "confidence": 0.25}
+    _, changed = _loss(kind, gains=gains)([raw], targets)
+    factors = [2.0, 0.0, 3.0, 0.25 / GAINS["confidence"]]
+    assert changed.tolist() == pytest.approx(
+        [factor * part for factor, part in zip(factors, published.tolist(), strict=True)]
+    )

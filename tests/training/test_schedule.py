@@ -81,8 +81,9 @@ def test_a_ladder_of_sigmas_loses_its_wide_rungs():
     assert schedule.widths_at(80) == schedule.widths_at(99) == (1,)
 
 
-def test_adamw_warms_up_at_its_own_momentum():
-    rates = _schedule(images=1000, warmup_images=100, optimizer="adamw", lr=0.002).rates(0)
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_other_optimizers_warm_up_at_their_own_momentum(optimizer):
+    rates = _schedule(images=1000, warmup_images=100, optimizer=optimizer, lr=0.002).rates(0)
     assert rates == (0, 0, 0.937)
 
 
