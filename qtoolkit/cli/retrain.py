@@ -67,7 +67,7 @@ is what `qtool train` writes."""
     "steps_images",
     type=click.IntRange(min=0),
     metavar="N",
-    help="Images seen in the fine-tuning; 0: the fit alone.  [default: 8000; weights 30000]",
+    help="Images seen in the fine-tuning; 0: the fit alone.  [default: 8000; weights 80000]",
 )
 @click.option(
     "--train-size",
@@ -79,7 +79,7 @@ is what `qtool train` writes."""
 @click.option(
     "--lr",
     type=click.FloatRange(min=0, min_open=True),
-    help="Highest learning rate.  [default: 0.0002; weights 0.001]",
+    help="Highest learning rate.  [default: 0.0002; weights 0.008]",
 )
 @click.option(
     "--data", metavar="DIR", help="Labelled data set to measure AP on, of other photos; weights: to train on."
@@ -88,11 +88,16 @@ is what `qtool train` writes."""
     "--eval-every",
     type=_COUNT,
     metavar="N",
-    help="Measure AP after every N images.  [default: at the end; weights 5000]",
+    help="Measure AP after every N images.  [default: at the end; weights 20000]",
 )
 @click.option("--eval-images", type=_COUNT, metavar="N", help="On the first N photos.  [default: all; weights 200]")
 @head_option
 @input_size_option
+@click.option(
+    "--amp",
+    type=click.Choice(["auto", "off", "bf16"]),
+    help="bfloat16 in the training.  [default: auto, where the processor multiplies in it; weights: off]",
+)
 @click.option("--threads", type=_COUNT, metavar="N", help="Threads of torch.  [default: one per core]")
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Seed of all that is drawn.  [default: 0]")
 @click.option("--out", type=_PATH, metavar="DIR", help="Folder for all that is written.  [default: runs/NAME-relu]")
@@ -106,6 +111,9 @@ def command(model: Path | None, quiet: bool, as_json: bool, **options: Any) -> N
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     require_torch()
+    from qtoolkit.training.allocator import keep_freed_memory
+
+    keep_freed_memory()
     given = {name: value for name, value in options.items() if value is not None}
     if model is not None and model.suffix.lower() == _WEIGHTS:
         _show_training(_train_on(model, given, quiet), as_json)
@@ -156,6 +164,8 @@ def _train_on(weights: Path, given: dict[str, Any], quiet: bool) -> TrainResult:
         )
     # The file itself is called best by `qtool train`.
     out = Path("runs") / f"{weights.resolve().parent.name}-{given.get('activation', 'relu')}"
+    if given.get("amp") == "auto":
+        given.pop("amp")
     names = {"steps_images": "images", "train_size": "image_size"}
     fields = {names.get(name, name): str(value) if name == "out" else value for name, value in given.items()}
     recipe = retrain_recipe(weights, **{"out": str(out), **fields})

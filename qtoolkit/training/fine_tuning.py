@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from qtoolkit.bench.environment import cpu_flags
 from qtoolkit.errors import QtoolError
 from qtoolkit.training.journal import Journal
 from qtoolkit.training.network_pair import NetworkPair
 from qtoolkit.training.photos import PhotoBatches
 from qtoolkit.training.retrain_folder import RetrainFolder
 from qtoolkit.training.retrain_options import RetrainOptions
+from qtoolkit.training.shards import ShardedGradients, one_thread_each
 
 __all__ = ["FineTuning", "learning_rate_share", "tuning_size_wh"]
 
@@ -27,6 +30,8 @@ _BETAS = (0.9, 0.98)
 _WARMUP, _FINAL = 0.05, 0.02
 _LOG_EVERY = 400
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+_PART_PIXELS = 600_000
+_AVERAGE_DECAY = 0.998
 
 
 def learning_rate_share(step: int, steps: int) -> float:
@@ -47,8 +52,12 @@ class FineTuning:
     ``photos`` are drawn from as ``PhotoBatches`` does. ``measure(images seen)`` writes the network and returns its AP,
     if it can be measured; ``aps`` are those measured so far. ``progress`` is called with (images seen, total).
 
+    What is measured and kept at the end is the average of the weights over about the last 500 steps. Both networks
+    compute in bfloat16 where ``options.amp`` says so or the processor multiplies in it (``auto``).
+
     The learning rate, the batches and the variances that the loss divides by are functions of the step and the seed: a
-    run that goes on from a state computes, to the last bit, what it would have computed without the stop.
+    run that goes on from a state computes, to the last bit, what it would have computed without the stop, whatever the
+    number of threads.
     """
 
     def __init__(
@@ -68,6 +77,8 @@ class FineTuning:
         self._size_wh = tuning_size_wh(pair, options)
         self._parameters = pair.student.parameters_by_name()
         self._optimizer = torch.optim.Adam(self._parameters.values(), lr=options.lr, betas=_BETAS)
+        self._average = {name: each.detach().clone() for name, each in self._parameters.items()}
+        self._bf16 = options.amp == "bf16" or (options.amp == "auto" and _multiplies_bf16())
         self._sums, self._summed = [0.0, 0.0], 0
         self._step = self._clock_step = 0
         if folder.tuned is not None:
@@ -82,14 +93,21 @@ class FineTuning:
         with torch.no_grad():
             # Of batch 0 always, wherever the run begins.
             self._pair.loss.measure_spread(self._pair.teacher(_images(self._batches.batch(0, self._size_wh))))
-        for batch in self._batches.batches(self._step, self._steps, self._size_wh):
-            self._take_step(_images(batch))
-            self._step += 1
-            self._progress(self._seen, self._steps * self._options.batch)
-            last = self._step == self._steps
-            if last:
-                settle()
-            self._record(journal, last)
+        w, h = self._size_wh
+        part_images = max(1, min(self._options.batch, _PART_PIXELS // (w * h)))
+        with (
+            one_thread_each() as threads,
+            ShardedGradients(self._loss_of, list(self._parameters.values()), part_images, threads) as gradients,
+        ):
+            for batch in self._batches.batches(self._step, self._steps, self._size_wh):
+                self._take_step(_images(batch), gradients)
+                self._step += 1
+                self._progress(self._seen, self._steps * self._options.batch)
+                if self._step < self._steps:
+                    self._record(journal, False)
+        self._load_average_()
+        settle()
+        self._record(journal, True)
 
     @property
     def _seen(self) -> int:
@@ -99,7 +117,8 @@ class FineTuning:
         if last or self._passes(_LOG_EVERY):
             self._log_losses(journal)
         if last or (self._options.eval_every and self._passes(self._options.eval_every)):
-            ap = self._measure(self._seen)
+            with self._averaged():
+                ap = self._measure(self._seen)
             if ap is not None:
                 journal.add("evaluate", self._step, {"images": self._seen, "variant": "retrained", "ap": ap})
         if last or time.monotonic() - self._saved > 60 * self._options.save_every_minutes:
@@ -109,23 +128,48 @@ class FineTuning:
         """Whether the last step crossed a multiple of ``every`` images."""
         return self._seen // every != (self._seen - self._options.batch) // every
 
-    def _take_step(self, images: Tensor) -> None:
+    def _take_step(self, images: Tensor, gradients: ShardedGradients[tuple[float, float]]) -> None:
         self._set_rate()
-        with torch.no_grad():
-            wanted = self._pair.teacher(images)
-        loss = self._pair.loss(wanted, self._pair.student(images))
-        if not math.isfinite(float(loss.total.detach())):
-            raise QtoolError(
-                f"the loss is no number any more after {self._seen} images",
-                expected="a finite loss",
-                found=str(float(loss.total.detach())),
-                do="begin anew with a lower --lr and another --out; the last saved state is kept",
-            )
-        self._optimizer.zero_grad(set_to_none=True)
-        loss.total.backward()  # type: ignore[no-untyped-call]
+        for scores, rest in gradients(images):
+            if not math.isfinite(scores + rest):
+                raise QtoolError(
+                    f"the loss is no number any more after {self._seen} images",
+                    expected="a finite loss",
+                    found=str(scores + rest),
+                    do="begin anew with a lower --lr and another --out; the last saved state is kept",
+                )
+            self._sums = [self._sums[0] + scores, self._sums[1] + rest]
+            self._summed += 1
         self._optimizer.step()
-        self._sums = [total + float(part) for total, part in zip(self._sums, (loss.scores, loss.rest), strict=True)]
-        self._summed += 1
+        decay = min(_AVERAGE_DECAY, (1 + self._step) / (10 + self._step))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self._average.values()), list(self._parameters.values()), 1 - decay)
+
+    def _loss_of(self, images: Tensor) -> tuple[Tensor, tuple[float, float]]:
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._bf16):
+            with torch.no_grad():
+                wanted = self._pair.teacher(images)
+            given = self._pair.student(images)
+        floats = [{name: values.float() for name, values in each.items()} for each in (wanted, given)]
+        loss = self._pair.loss(*floats)
+        return loss.total, (float(loss.scores), float(loss.rest))
+
+    @torch.no_grad()
+    def _load_average_(self) -> None:
+        for name, parameter in self._parameters.items():
+            parameter.copy_(self._average[name])
+
+    @contextlib.contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Meanwhile the student has the averaged weights."""
+        current = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
+        self._load_average_()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, parameter in self._parameters.items():
+                    parameter.copy_(current[name])
 
     def _set_rate(self) -> None:
         for group in self._optimizer.param_groups:
@@ -146,9 +190,10 @@ class FineTuning:
             for name, parameter in self._parameters.items()
             for key in _MOMENTS
         }
+        averages = {f"average.{name}": average for name, average in self._average.items()}
         aps = {str(seen): ap for seen, ap in self._aps.items()}
         facts = {"step": self._step, "sums": self._sums, "summed": self._summed, "ap": aps}
-        self._folder.save_tuned(self._pair.tensors() | moments, facts)
+        self._folder.save_tuned(self._pair.tensors() | moments | averages, facts)
         self._saved = time.monotonic()
 
     def _restore(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
@@ -156,9 +201,15 @@ class FineTuning:
         self._step = self._clock_step = int(facts["step"])
         self._sums, self._summed = list(facts.get("sums", self._sums)), facts.get("summed", 0)
         for name, parameter in self._parameters.items():
+            self._average[name].copy_(tensors[f"average.{name}"])
             kept = {key: torch.empty_like(parameter).copy_(tensors[f"optimizer.{key}.{name}"]) for key in _MOMENTS}
             self._optimizer.state[parameter] = {"step": torch.tensor(float(self._step)), **kept}
 
 
 def _images(batch: NDArray[np.float32]) -> Tensor:
     return torch.from_numpy(batch).permute(0, 3, 1, 2)
+
+
+def _multiplies_bf16() -> bool:
+    """Whether the processor has instructions for bfloat16; without them it is slower than float32."""
+    return bool({"avx512_bf16", "amx_bf16"} & set(cpu_flags()))

@@ -25,6 +25,7 @@ class RetrainOptions(BaseModel):
       quarters of the input) for the layer-by-layer fit; ``rows``: places sampled per layer.
     - ``steps_images``: images seen in the fine-tuning that follows, in whole batches, 0 for none; ``train_size``: their
       size in pixels (None: about two thirds of the input); ``batch``, ``lr`` (Adam, falls along a cosine to 2 %).
+    - ``amp``: both networks in bfloat16 in the fine-tuning; auto: where the processor multiplies in it.
     - ``data``: labelled data set for the AP after the fit, every ``eval_every`` images and at the end, on
       ``eval_images`` photos (None: all).
     - ``threads`` of torch; ``save_every_minutes`` the state.
@@ -47,6 +48,7 @@ class RetrainOptions(BaseModel):
     train_size: int | None = Field(default=None, ge=32)
     batch: int = Field(default=8, ge=1)
     lr: float = Field(default=2e-4, gt=0)
+    amp: Literal["auto", "off", "bf16"] = "auto"
     data: str | None = None
     eval_every: int = Field(default=0, ge=0)
     eval_images: int | None = Field(default=None, ge=1)

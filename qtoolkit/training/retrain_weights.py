@@ -13,14 +13,18 @@ from qtoolkit.training.recipe import TrainRecipe, build_train_recipe
 __all__ = ["RETRAIN_FIELDS", "retrain_recipe"]
 
 RETRAIN_FIELDS: dict[str, Any] = {
-    "images": 30000,
+    "images": 80000,
     "batch": 16,
-    "optimizer": "adamw",
-    "lr": 0.001,
-    "lr_final": 0.05,
-    "warmup_images": 1600,
-    "close_mosaic": 0.2,
-    "eval_every": 5000,
+    "optimizer": "muon",
+    "lr": 0.008,
+    "lr_final": 0.02,
+    "warmup_images": 1000,
+    "widening": 4.0,
+    "widening_kind": "ladder",
+    "gains": {"box": 0.2, "keypoints": 0.5, "confidence": 0.1},
+    "augmentation": {"mosaic": 0.0, "scale": 0.3, "saturation": 0.4, "value": 0.3},
+    "ema_decay": 0.999,
+    "eval_every": 20000,
     "eval_images": 200,
 }
 """What differs from a training from nothing: those of recipes/default_network_relu.yaml."""

@@ -42,7 +42,9 @@ class ShardedGradients(Generic[FactsT]):
         self._loss_of = loss_of
         self._parameters = list(parameters)
         self._part_images = part_images
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="part", initializer=torch.set_num_threads, initargs=(1,))
+        self._pool = ThreadPoolExecutor(
+            threads, thread_name_prefix="part", initializer=torch.set_num_threads, initargs=(1,)
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -54,11 +56,13 @@ class ShardedGradients(Generic[FactsT]):
 
     def __call__(self, images: Tensor) -> list[FactsT]:
         """Set the gradients from a batch (B, …); the facts about its parts."""
-        parts = images.split(self._part_images)
+        parts = torch.split(images, self._part_images)
         shares = [len(part) / len(images) for part in parts]
         done = list(self._pool.map(self._part, parts))
         for index, parameter in enumerate(self._parameters):
-            given = [(share, one[index]) for share, (one, _) in zip(shares, done, strict=True) if one[index] is not None]
+            given = [
+                (share, one[index]) for share, (one, _) in zip(shares, done, strict=True) if one[index] is not None
+            ]
             parameter.grad = None
             for share, gradient in given:
                 if parameter.grad is None:

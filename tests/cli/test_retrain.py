@@ -130,7 +130,7 @@ def test_retrained_weights_as_json(weights, trained):
     result = _run(weights, "--data", "people", "--quiet", "--json")
     document = json.loads(result.stdout)
     assert document["weights"] == str(Path("runs/n6-relu/best.safetensors"))
-    assert (document["images"], document["ap"], document["best_ap"]) == (30000, 51.5, 52.25)
+    assert (document["images"], document["ap"], document["best_ap"]) == (80000, 51.5, 52.25)
     assert trained[0].image_size == 192
 
 
