@@ -16,16 +16,9 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,train]'
 	touch $(STAMP)
 
-# The main job on the network that comes with qtool and on rendered people; until there is one, demo-real.
+# The main job on the network that comes with qtool and on rendered people.
 demo: setup
-	@if ls qtoolkit/weights/*.onnx >/dev/null 2>&1; then \
-	  $(BIN)/qtool quantize --mixed 0.3 --out "$(OUT)"; \
-	elif [ -d "$(SHARED)/data/coco" ]; then \
-	  $(MAKE) demo-real; \
-	else \
-	  echo "make demo needs a network and photos: give SHARED=FOLDER that holds data/models/yolov8n-pose.onnx and data/coco."; \
-	  echo "A default network that needs nothing comes with the next release."; \
-	fi
+	$(BIN)/qtool quantize --mixed 0.3 --out "$(OUT)"
 
 # The main job on a real network and photos: SHARED=FOLDER holds data/models/yolov8n-pose.onnx and data/coco.
 demo-real: setup

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
@@ -43,6 +44,7 @@ MAX_TRAINING_VAL_IMAGES = 500
 
 _LABELS, _IMAGES, _MARK = "annotations.json", "images", "rendered.json"
 _HALF_MADE = ".rendering-"
+_FORGOTTEN_SECONDS = 24 * 3600.0
 
 
 def cache_folder() -> Path:
@@ -188,7 +190,14 @@ def _is_whole(folder: Path, count: int) -> bool:
 
 
 def _fill_cache(folder: Path, job: RenderJob, count: int, report: RenderReport) -> None:
-    """Render a part into the cache. Who comes second, because another process rendered the same, takes the first's."""
+    """Render a part into the cache. Who comes second, because another process rendered the same, takes the first's.
+
+    What a killed process left half-made is removed once nobody has written to it for a day.
+    """
+    for left in folder.parent.glob(f"{_HALF_MADE}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - max(each.stat().st_mtime for each in (left, *left.iterdir())) > _FORGOTTEN_SECONDS:
+                shutil.rmtree(left)
     temporary = Path(tempfile.mkdtemp(prefix=_HALF_MADE, dir=folder.parent))
     try:
         render_part(temporary / _IMAGES, temporary / _LABELS, job, count, report)

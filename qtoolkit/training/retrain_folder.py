@@ -14,7 +14,7 @@ from qtoolkit.training.retrain_options import RetrainOptions
 
 __all__ = ["RetrainFolder"]
 
-_TUNING_ONLY = ("steps_images", "train_size", "batch", "lr")
+_TUNING_ONLY = ("steps_images", "train_size", "batch", "lr", "amp")
 
 
 class RetrainFolder:

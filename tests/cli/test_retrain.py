@@ -126,6 +126,12 @@ def test_weights_are_trained_on_with_labels(weights, trained):
     assert "AP 51.50, best 52.25, after 320 images" in result.stdout
 
 
+@pytest.mark.parametrize(("word", "amp"), [("auto", "off"), ("bf16", "bf16")])
+def test_bfloat16_for_weights_is_asked_for(weights, trained, word, amp):
+    assert _run(weights, "--data", "people", "--amp", word, "--quiet").exit_code == 0
+    assert trained[0].amp == amp
+
+
 def test_retrained_weights_as_json(weights, trained):
     result = _run(weights, "--data", "people", "--quiet", "--json")
     document = json.loads(result.stdout)

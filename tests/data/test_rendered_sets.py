@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -118,6 +120,19 @@ class TestTheCache:
             cached_parts(SyntheticSpec(3, 0, SIZE), ("val",))
         assert contents(cache) == {}
         assert not list((cache / "rendered").glob("v*/*"))
+
+    def test_what_a_killed_process_left_goes_after_a_day(self, cache):
+        first = cached_parts(SyntheticSpec(1, 0, SIZE), ("val",))["val"].images_dir.parent.parent
+        fresh, old = first / ".rendering-a", first / ".rendering-b"
+        for folder in (fresh, old):
+            (folder / "images").mkdir(parents=True)
+        for each in (old / "images", old):
+            os.utime(each, (0, time.time() - 25 * 3600))
+        # Somebody still writes into it, though the folder itself is old.
+        os.utime(fresh, (0, time.time() - 25 * 3600))
+        cached_parts(SyntheticSpec(2, 0, SIZE), ("val",))
+        assert fresh.exists()
+        assert not old.exists()
 
     def test_who_comes_second_takes_what_the_first_made(self, cache, monkeypatch):
         spec = SyntheticSpec(3, 0, SIZE)

@@ -1,12 +1,17 @@
-"""The learning rate of the fine-tuning; the rest is tested from end to end in test_retrain."""
+"""The learning rate of the fine-tuning, and its average; the rest is tested from end to end in test_retrain."""
 
 from __future__ import annotations
 
 from itertools import pairwise
 
+import onnx
 import pytest
+import torch
 
-from qtoolkit.training.fine_tuning import learning_rate_share
+from qtoolkit.training.fine_tuning import FineTuning, learning_rate_share
+from qtoolkit.training.network_pair import NetworkPair
+from qtoolkit.training.retrain_folder import RetrainFolder
+from qtoolkit.training.retrain_options import RetrainOptions
 
 
 def test_warm_up_and_cosine():
@@ -21,3 +26,51 @@ def test_warm_up_and_cosine():
 
 def test_a_run_of_one_step():
     assert learning_rate_share(0, 1) == pytest.approx(1.0)
+
+
+@pytest.fixture
+def tuning(tmp_path, tiny_pose_model, make_people):
+    """``tuning(measure, **options)``: a fine-tuning of a small network, and the pair that it works on."""
+    onnx.save(tiny_pose_model(), tmp_path / "net.onnx")
+    photos = sorted((make_people() / "train").iterdir())
+
+    def make(measure=lambda seen: None, **changes):
+        options = RetrainOptions(
+            model=tmp_path / "net.onnx", images="unused", train_size=64, batch=2, **{"out": tmp_path / "out", **changes}
+        )
+        pair, folder = NetworkPair.of(options), RetrainFolder(options, "0" * 64)
+        folder.prepare()
+        return FineTuning(pair, folder, options, photos, measure, {}, lambda done, total: None), pair
+
+    return make
+
+
+def _weights(pair: NetworkPair) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in pair.student.parameters_by_name().values()])
+
+
+def test_what_is_measured_and_kept_is_the_average(tuning):
+    seen = []
+
+    def measure(images):
+        seen.append((images, _weights(pair).clone()))
+
+    run, pair = tuning(measure, steps_images=8, eval_every=4, save_every_minutes=1e-9, lr=1e-3)
+    start = _weights(pair).clone()
+    run.run(lambda: None)
+    assert [images for images, _ in seen] == [4, 8]
+    assert torch.equal(_weights(pair), seen[-1][1])
+    # Decays of 1/10, 2/11, 3/12, 4/13: mostly the last steps, but not the start and not the last step alone.
+    assert not torch.equal(seen[0][1], start)
+    assert not torch.equal(seen[0][1], seen[1][1])
+
+
+def test_bfloat16_learns_nearly_the_same(tuning, tmp_path):
+    found = {}
+    for amp in ("off", "bf16"):
+        run, pair = tuning(steps_images=8, amp=amp, lr=1e-3, out=tmp_path / amp)
+        start = _weights(pair).clone()
+        run.run(lambda: None)
+        found[amp] = _weights(pair) - start
+    assert found["off"].abs().max() > 0
+    assert torch.nn.functional.cosine_similarity(found["off"], found["bf16"], dim=0) > 0.6
