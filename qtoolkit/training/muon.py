@@ -65,19 +65,19 @@ class MuonAdamW(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            given = [parameter for parameter in group["params"] if parameter.grad is not None]
+            given = [(each, each.grad) for each in group["params"] if each.grad is not None]
+            if not given:
+                continue
             if group["muon"]:
                 self._muon(given, group)
             else:
                 self._adamw(given, group)
         return loss
 
-    def _muon(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+    def _muon(self, given: list[tuple[Tensor, Tensor]], group: dict[str, Any]) -> None:
         lr, momentum = group["lr"], group["momentum"]
         alike: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = defaultdict(list)
-        for parameter in parameters:
-            gradient = parameter.grad
-            assert gradient is not None
+        for parameter, gradient in given:
             state = self.state[parameter]
             if "momentum_buffer" not in state:
                 state["momentum_buffer"] = torch.zeros_like(parameter)
@@ -87,8 +87,9 @@ class MuonAdamW(torch.optim.Optimizer):
         owners = share_out(
             [(min(shape) * max(shape) * min(shape) * len(pairs)) for shape, pairs in alike.items()], self._count
         )
-        flat = torch.zeros(sum(parameter.numel() for parameter in parameters), device=parameters[0].device)
-        places = iter(torch.split(flat, [p.numel() for pairs in alike.values() for p, _ in pairs]))
+        sizes = [parameter.numel() for pairs in alike.values() for parameter, _ in pairs]
+        flat = torch.zeros(sum(sizes), device=given[0][0].device)
+        places = iter(torch.split(flat, sizes))
         moves: list[tuple[Tensor, Tensor, float]] = []
         for (shape, pairs), owner in zip(alike.items(), owners, strict=True):
             slots = [next(places) for _ in pairs]
@@ -103,11 +104,9 @@ class MuonAdamW(torch.optim.Optimizer):
             parameter.mul_(1 - lr * group["weight_decay"])
             parameter.sub_(slot.reshape(parameter.shape), alpha=scale)
 
-    def _adamw(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+    def _adamw(self, given: list[tuple[Tensor, Tensor]], group: dict[str, Any]) -> None:
         lr, beta1, beta2 = group["lr"], group["momentum"], 0.999
-        for parameter in parameters:
-            gradient = parameter.grad
-            assert gradient is not None
+        for parameter, gradient in given:
             state = self.state[parameter]
             if not state:
                 state["step"] = torch.tensor(0.0)

@@ -12,7 +12,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from qtoolkit.errors import RecipeError, UsageError
 from qtoolkit.recipe import parse_yaml
 
-__all__ = ["DEFAULT_FIELDS", "SIZE_STEP_PX", "Augmentation", "TrainRecipe", "build_train_recipe", "read_train_recipe"]
+__all__ = [
+    "DEFAULT_FIELDS",
+    "SIZE_STEP_PX",
+    "Augmentation",
+    "Gains",
+    "TrainRecipe",
+    "build_train_recipe",
+    "read_train_recipe",
+]
 
 SIZE_STEP_PX = 64
 """Image sizes are multiples of the coarsest stride of the network."""

@@ -222,17 +222,18 @@ class TestVariations:
         assert latencies[0]["ratio"] == 1.0
 
 
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory, qtool) -> tuple[Path, Result]:
+    """What `make demo` does, on few images and with no latency: (folder, result)."""
+    root = tmp_path_factory.mktemp("demo")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QTOOLKIT_CACHE", str(root / "cache"))
+        command = ("quantize", "--mixed", "0.3", "--data", "synthetic:24@1", "--out", root / "out")
+        return root / "out", qtool(*command, "--sensitivity-images", "1", "--runs", "0")
+
+
 class TestDefaultNetwork:
     """The network that comes with the package, on rendered people."""
-
-    @pytest.fixture(scope="class")
-    def demo(self, tmp_path_factory, qtool) -> tuple[Path, Result]:
-        """What `make demo` does, on few images and with no latency: (folder, result)."""
-        root = tmp_path_factory.mktemp("demo")
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("QTOOLKIT_CACHE", str(root / "cache"))
-            command = ("quantize", "--mixed", "0.3", "--data", "synthetic:24@1", "--out", root / "out")
-            return root / "out", qtool(*command, "--sensitivity-images", "1", "--runs", "0")
 
     def test_every_variant_and_every_file(self, demo):
         out, result = demo

@@ -39,6 +39,17 @@ def test_there_and_back(saved):
     assert all(torch.equal(a, b) for a, b in zip(model(x), found(x), strict=True))
 
 
+def test_half_a_file(saved, tmp_path):
+    model, path = saved
+    save_weights(tmp_path / "half.safetensors", model, {"ap": 1.0}, half=True)
+    assert (tmp_path / "half.safetensors").stat().st_size < 0.55 * path.stat().st_size
+    found, _ = load_weights(tmp_path / "half.safetensors")
+    for name, tensor in model.state_dict().items():
+        rounded = tensor.half().float() if tensor.dim() == 4 else tensor
+        assert torch.equal(found.state_dict()[name], rounded)
+        assert found.state_dict()[name].dtype == tensor.dtype
+
+
 def test_equal_weights_give_equal_bytes(saved, tmp_path):
     model, path = saved
     again = model.to(memory_format=torch.channels_last)
