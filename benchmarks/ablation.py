@@ -31,11 +31,12 @@ def parser_of(text: str | None, out: str, size: int) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(out))
     parser.add_argument("--people", default=f"synthetic:4000@0/{size}", help="what is trained and evaluated on")
-    parser.add_argument("--images", type=int, default=4500, help="images seen by each run")
+    parser.add_argument("--images", type=int, default=12000, help="images seen by each run")
     parser.add_argument("--eval-images", type=int, default=300)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--lr", type=float, default=0.002)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--lr", type=float, default=0.01)
+    parser.add_argument("--amp", choices=["off", "bf16"], default="off")
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--widening", type=float, default=16.0, help="of the OKS loss; 1: exactly the published one")
     parser.add_argument("--widening-kind", choices=["shrink", "ladder"], default="ladder")
@@ -43,21 +44,22 @@ def parser_of(text: str | None, out: str, size: int) -> argparse.ArgumentParser:
 
 
 def recipe_of(options: argparse.Namespace, row: Row, seed: int, folder: Path) -> TrainRecipe:
-    """The recipe of one run: the smallest lite network, few mosaics, which a short run has no use for."""
+    """The recipe of one run: the smallest lite network, Muon, no mosaics: what gets furthest in a short run."""
     fields: dict[str, Any] = {
         "data": options.people,
         "out": str(folder),
         "lite": True,
         "images": options.images,
         "batch": options.batch,
-        "optimizer": "adamw",
+        "optimizer": "muon",
         "lr": options.lr,
-        "lr_final": 0.03,
+        "lr_final": 0.02,
         "widening": options.widening,
         "widening_kind": options.widening_kind,
         "widening_share": 0.9,
-        "augmentation": {"mosaic": 0.3, "scale": 0.3},
-        "close_mosaic": 0.4,
+        "gains": {"box": 0.2, "keypoints": 0.5, "confidence": 0.1},
+        "augmentation": {"mosaic": 0.0, "scale": 0.3},
+        "amp": options.amp,
         "ema_decay": 0.998,
         "ema_warmup_steps": 200,
         "eval_images": options.eval_images,
@@ -95,7 +97,7 @@ def print_table(heading: str, aps: dict[str, list[float]], options: argparse.Nam
         mean = statistics.mean(values)
         print(f"| {name} | {mean:.2f} ± {spread:.2f} | {mean - base:+.2f} | {', '.join(f'{v:.2f}' for v in values)} |")
     print(
-        f"\nn6 lite, {options.people}, {options.images} images seen, batch {options.batch}, AdamW {options.lr:g}, "
+        f"\nn6 lite, {options.people}, {options.images} images seen, batch {options.batch}, Muon {options.lr:g}, {options.amp} autocast, "
         f"OKS widening {options.widening:g} ({options.widening_kind}), seeds {options.seeds}, "
         f"{options.eval_images} images evaluated."
     )

@@ -1,6 +1,6 @@
 """Input sizes beside each other: the same network, images seen and people; three seeds.
 
-usage: python benchmarks/ablation_input_size.py [--sizes 128 192 320] [--images 4500] [--out runs/ablation_input_size]
+usage: python benchmarks/ablation_input_size.py [--sizes 128 192 320] [--images 12000] [--out runs/ablation_input_size]
 
 The paper (s6, COCO): 640 pixels 57.5, 960 63.8, 1280 64.9: it saturates. Stopped, it goes on run by run.
 """
