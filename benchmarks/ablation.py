@@ -97,8 +97,8 @@ def print_table(heading: str, aps: dict[str, list[float]], options: argparse.Nam
         mean = statistics.mean(values)
         print(f"| {name} | {mean:.2f} ± {spread:.2f} | {mean - base:+.2f} | {', '.join(f'{v:.2f}' for v in values)} |")
     print(
-        f"\nn6 lite, {options.people}, {options.images} images seen, batch {options.batch}, Muon {options.lr:g}, {options.amp} autocast, "
-        f"OKS widening {options.widening:g} ({options.widening_kind}), seeds {options.seeds}, "
+        f"\nn6 lite, {options.people}, {options.images} images seen, batch {options.batch}, Muon {options.lr:g}, "
+        f"autocast {options.amp}, OKS widening {options.widening:g} ({options.widening_kind}), seeds {options.seeds}, "
         f"{options.eval_images} images evaluated."
     )
 
