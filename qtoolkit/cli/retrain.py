@@ -67,19 +67,19 @@ is what `qtool train` writes."""
     "steps_images",
     type=click.IntRange(min=0),
     metavar="N",
-    help="Images seen in the fine-tuning; 0: the fit alone.  [default: 8000; weights 80000]",
+    help="Images seen in the fine-tuning; 0: the fit alone.  [default: 16000; weights 80000]",
 )
 @click.option(
     "--train-size",
     type=_COUNT,
     metavar="PX",
-    help="Their size.  [default: about 2/3 of the input; weights: as trained]",
+    help="Their size.  [default: about 0.7 of the input; weights: as trained]",
 )
 @click.option("--batch", type=_COUNT, metavar="N", help="Images per step.  [default: 8; weights 16]")
 @click.option(
     "--lr",
     type=click.FloatRange(min=0, min_open=True),
-    help="Highest learning rate.  [default: 0.0002; weights 0.008]",
+    help="Highest learning rate.  [default: 0.00007; weights 0.008]",
 )
 @click.option(
     "--data", metavar="DIR", help="Labelled data set to measure AP on, of other photos; weights: to train on."

@@ -25,7 +25,7 @@ from qtoolkit.training.shards import ShardedGradients, one_thread_each
 
 __all__ = ["FineTuning", "learning_rate_share", "tuning_size_wh"]
 
-_SHARE = 0.65
+_SHARE = 0.7
 _BETAS = (0.9, 0.98)
 _WARMUP, _FINAL = 0.05, 0.02
 _LOG_EVERY = 400

@@ -24,7 +24,7 @@ class RetrainOptions(BaseModel):
     - ``fit_images`` photos (None: as many as fit into about 2.5 GB, at most 64) of ``fit_size`` pixels (None: three
       quarters of the input) for the layer-by-layer fit; ``rows``: places sampled per layer.
     - ``steps_images``: images seen in the fine-tuning that follows, in whole batches, 0 for none; ``train_size``: their
-      size in pixels (None: about two thirds of the input); ``batch``, ``lr`` (Adam, falls along a cosine to 2 %).
+      size in pixels (None: about 0.7 of the input); ``batch``, ``lr`` (Adam, falls along a cosine to 2 %).
     - ``amp``: both networks in bfloat16 in the fine-tuning; auto: where the processor multiplies in it.
     - ``data``: labelled data set for the AP after the fit, every ``eval_every`` images and at the end, on
       ``eval_images`` photos (None: all).
@@ -44,10 +44,10 @@ class RetrainOptions(BaseModel):
     fit_images: int | None = Field(default=None, ge=1)
     fit_size: int | None = Field(default=None, ge=32)
     rows: int = Field(default=60_000, ge=1000)
-    steps_images: int = Field(default=8000, ge=0)
+    steps_images: int = Field(default=16000, ge=0)
     train_size: int | None = Field(default=None, ge=32)
     batch: int = Field(default=8, ge=1)
-    lr: float = Field(default=2e-4, gt=0)
+    lr: float = Field(default=7e-5, gt=0)
     amp: Literal["auto", "off", "bf16"] = "auto"
     data: str | None = None
     eval_every: int = Field(default=0, ge=0)

@@ -252,6 +252,7 @@ class TestDefaultNetwork:
         assert abs(ap["16bit"] - ap["float"]) < 2
         # Loose, for processors whose 8-bit sums saturate; but the same AP to the last digit would be the same network.
         assert 0.5 * ap["float"] < ap["int8"] != ap["float"]
+        assert ap["mixed"] > 0.7 * ap["float"]
         agreement = {row.variant: row.agreement for row in scorecard.rows}
         assert max(agreement["int8"], agreement["mixed"]) < agreement["16bit"] <= 100
 

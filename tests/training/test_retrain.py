@@ -134,7 +134,7 @@ def test_a_fit_serves_any_fine_tuning_but_no_fine_tuning_another(options, tmp_pa
     retrain_network(options(steps_images=4), lambda name, done, total: stages.append(name))
     assert set(stages) == {"fine-tuning"}
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-    with pytest.raises(UsageError, match=r"lr 0\.0002, now 0\.001"):
+    with pytest.raises(UsageError, match=r"lr 7e-05, now 0\.001"):
         retrain_network(options(steps_images=4, lr=0.001))
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
