@@ -21,7 +21,8 @@ from qtoolkit.training.network_pair import NetworkPair
 from qtoolkit.training.photos import PhotoBatches
 from qtoolkit.training.retrain_folder import RetrainFolder
 from qtoolkit.training.retrain_options import RetrainOptions
-from qtoolkit.training.shards import ShardedGradients, one_thread_each
+from qtoolkit.training.shards import ShardedGradients
+from qtoolkit.training.threads import torch_threads
 
 __all__ = ["FineTuning", "learning_rate_share", "tuning_size_wh"]
 
@@ -96,7 +97,7 @@ class FineTuning:
         w, h = self._size_wh
         part_images = max(1, min(self._options.batch, _PART_PIXELS // (w * h)))
         with (
-            one_thread_each() as threads,
+            torch_threads(1) as threads,
             ShardedGradients(self._loss_of, list(self._parameters.values()), part_images, threads) as gradients,
         ):
             for batch in self._batches.batches(self._step, self._steps, self._size_wh):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -29,6 +29,7 @@ from qtoolkit.training.loader import load_batches
 from qtoolkit.training.losses import LOSS_PARTS
 from qtoolkit.training.recipe import TrainRecipe
 from qtoolkit.training.schedule import Schedule
+from qtoolkit.training.threads import torch_threads
 from qtoolkit.training.trainer import Trainer
 
 __all__ = ["BEST_FILE", "LOG_FILE", "RECIPE_FILE", "STATE_FILE", "TrainResult", "train"]
@@ -77,7 +78,7 @@ def train(
     """
     with contextlib.ExitStack() as stack:
         processes = stack.enter_context(join_processes(recipe.device))
-        stack.enter_context(_threads(recipe.threads))
+        stack.enter_context(torch_threads(recipe.threads))
         say = progress if progress is not None and processes.is_main else _say_nothing
         if source is None:
             source = _open_in_turn(recipe, processes, say)
@@ -288,14 +289,3 @@ def _open_in_turn(recipe: TrainRecipe, processes: Processes, progress: StageProg
 
 def _say_nothing(stage: str, done: int, total: int) -> None:
     pass
-
-
-@contextlib.contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    if count is not None:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

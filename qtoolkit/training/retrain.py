@@ -7,13 +7,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
 
 from qtoolkit.data.calibration_set import CalibrationSet, check_disjoint
 from qtoolkit.data.samples import SkippedImage, Split
@@ -26,6 +23,7 @@ from qtoolkit.training.layer_fit import fit_images, fit_layers_
 from qtoolkit.training.network_pair import NetworkPair
 from qtoolkit.training.retrain_folder import RetrainFolder
 from qtoolkit.training.retrain_options import RetrainOptions
+from qtoolkit.training.threads import torch_threads
 
 __all__ = ["RetrainResult", "retrain_network"]
 
@@ -63,7 +61,7 @@ def retrain_network(options: RetrainOptions, progress: StageProgress | None = No
     another retraining, UsageError for a size that the network does not run at. Later: QtoolError where the loss is no
     number any more.
     """
-    with _threads(options.threads):
+    with torch_threads(options.threads):
         return _Retraining(options, progress or (lambda stage, done, total: None)).go()
 
 
@@ -180,14 +178,3 @@ def _photos(source: DataSource) -> Split:
             do="give other photos with --images: those that are evaluated on must not be trained on",
         )
     return Split(split.images_dir, None, split.names)
-
-
-@contextlib.contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    if count is not None:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

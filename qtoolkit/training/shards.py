@@ -6,8 +6,7 @@ sooner than one after the other on two threads.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     # typing.Self needs Python 3.11.
     from typing_extensions import Self
 
-__all__ = ["ShardedGradients", "one_thread_each"]
+__all__ = ["ShardedGradients"]
 
 FactsT = TypeVar("FactsT")
 
@@ -74,14 +73,3 @@ class ShardedGradients(Generic[FactsT]):
     def _part(self, images: Tensor) -> tuple[tuple[Tensor, ...], FactsT]:
         loss, facts = self._loss_of(images)
         return torch.autograd.grad(loss, self._parameters, allow_unused=True), facts
-
-
-@contextlib.contextmanager
-def one_thread_each() -> Iterator[int]:
-    """The number of threads that torch had; meanwhile this one computes with one, as those of the parts do."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield before
-    finally:
-        torch.set_num_threads(before)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from qtoolkit.training.shards import ShardedGradients, one_thread_each
+from qtoolkit.training.shards import ShardedGradients
 
 
 @pytest.fixture
@@ -60,10 +60,3 @@ def test_an_error_in_a_part_comes_out(network):
         pytest.raises(ValueError, match="broken"),
     ):
         gradients(_images(4))
-
-
-def test_one_thread_meanwhile():
-    torch.set_num_threads(2)
-    with one_thread_each() as before:
-        assert (before, torch.get_num_threads()) == (2, 1)
-    assert torch.get_num_threads() == 2
