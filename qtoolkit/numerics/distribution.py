@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qtoolkit.numerics.histogram import TensorStatistics
+from qtoolkit.numerics.image_group import ImageGroup
 
 __all__ = ["Distribution", "Moments", "ScalarFunction"]
 
@@ -33,27 +34,40 @@ class Distribution:
     body: tuple[float, float]
 
     @classmethod
-    def of(cls, statistics: TensorStatistics, *, with_extremes: bool = False, parts: int = 1) -> Distribution:
+    def of(
+        cls,
+        statistics: TensorStatistics,
+        *,
+        with_extremes: bool = False,
+        parts: int = 1,
+        weights: NDArray[np.float64] | None = None,
+    ) -> Distribution:
         """The distribution of a tensor.
 
         Its ends are cut at the exact minimum and maximum, its exact zeros are a point mass. ``with_extremes`` adds the
         lowest and highest value of every image with the weight one value has in the sample, n sampled / n values:
         what a small sample missed must not look free to clip. ``parts`` cuts each bin into that many equal pieces.
+        ``weights`` float64 ``(n_groups,)`` multiplies the mass of each of the statistics' groups of images (None: 1).
         """
-        edges, mass = _occupied_bins(statistics, parts)
-        points = [np.zeros(int(statistics.zero_count > 0))]
-        weights = [np.full(points[0].size, float(statistics.zero_count))]
+        groups = statistics.groups or (_everything(statistics),)
+        factors = np.ones(len(groups)) if weights is None or not statistics.groups else weights
         sampled, total = float(statistics.counts.sum()), statistics.total_count
-        if with_extremes and total is not None and total > sampled:
-            for extremes in (statistics.image_min, statistics.image_max):
-                points.append(extremes)
-                weights.append(np.full(extremes.size, sampled / total))
-        # Cutting may leave an end bin without width: all its values are the extreme itself.
-        flat = np.diff(edges) == 0.0
-        points.append(edges[:-1][flat])
-        weights.append(mass[flat])
-        mass = np.where(flat, 0.0, mass)
-        return _with_points(edges, mass, np.concatenate(points), np.concatenate(weights))
+        share = sampled / total if with_extremes and total is not None and total > sampled else 0.0
+        pieces, points, point_masses = [], [np.zeros(0)], [np.zeros(0)]
+        for group, factor in zip(groups, factors, strict=True):
+            lows, highs = statistics.image_min[group.images], statistics.image_max[group.images]
+            edges, mass = _occupied_bins(group, parts, (float(lows.min()), float(highs.max())))
+            # Cutting may leave an end bin without width: all its values are the extreme itself.
+            flat = np.diff(edges) == 0.0
+            pieces.append((edges, np.where(flat, 0.0, mass) * factor))
+            found = [(edges[:-1][flat], mass[flat])]
+            if group.zero_count:
+                found.append((np.zeros(1), np.full(1, float(group.zero_count))))
+            if share:
+                found += [(lows, np.full(lows.size, share)), (highs, np.full(highs.size, share))]
+            points += [places for places, _ in found]
+            point_masses += [masses * factor for _, masses in found]
+        return _with_points(pieces, np.concatenate(points), np.concatenate(point_masses))
 
     def quantiles(self, lower_share: float, upper_share: float) -> tuple[float, float]:
         """Bounds that leave at most ``lower_share`` of the mass below and ``upper_share`` above (0 … 1).
@@ -121,36 +135,45 @@ class Moments:
         return mass, mass * (left + right) / 2, mass * (left * (left + right) + right * right) / 3, mass * slope * slope
 
 
-def _occupied_bins(statistics: TensorStatistics, parts: int) -> tuple[FloatArray, FloatArray]:
+def _everything(statistics: TensorStatistics) -> ImageGroup:
+    images = np.arange(statistics.image_min.size)
+    return ImageGroup(images, 1.0, statistics.counts, statistics.lo, statistics.hi, statistics.zero_count)
+
+
+def _occupied_bins(group: ImageGroup, parts: int, extremes: tuple[float, float]) -> tuple[FloatArray, FloatArray]:
     """Edges ``(n + 1,)`` and mass ``(n,)`` from the first to the last occupied bin, without the exact zeros."""
-    counts = statistics.counts
+    counts = group.counts
     occupied = np.flatnonzero(counts)
     first, last = int(occupied[0]), int(occupied[-1]) + 1
-    width = (statistics.hi - statistics.lo) / counts.size
-    edges = statistics.lo + width * np.arange(first, last + 1)
+    width = (group.hi - group.lo) / counts.size
+    edges = group.lo + width * np.arange(first, last + 1)
     mass = counts[first:last].astype(np.float64)
-    if statistics.zero_count:
+    if group.zero_count:
         zero_bin = int(np.clip(np.searchsorted(edges, 0.0, side="right") - 1, 0, mass.size - 1))
-        mass[zero_bin] = max(mass[zero_bin] - statistics.zero_count, 0.0)
+        mass[zero_bin] = max(mass[zero_bin] - group.zero_count, 0.0)
     if parts > 1:
         edges = np.interp(np.arange(mass.size * parts + 1) / parts, np.arange(edges.size), edges)
         mass = np.repeat(mass / parts, parts)
     # A sampled value lies within the exact extremes, so cutting the end bins there loses none.
-    return np.clip(edges, statistics.minimum, statistics.maximum), mass
+    return np.clip(edges, *extremes), mass
 
 
-def _with_points(edges: FloatArray, mass: FloatArray, points: FloatArray, weights: FloatArray) -> Distribution:
-    """Put point masses among the pieces, cutting the piece that one falls into."""
-    body = float(edges[0]), float(edges[-1])
-    if points.size == 0:
-        return Distribution(edges, mass, body)
+def _with_points(pieces: list[tuple[FloatArray, FloatArray]], points: FloatArray, weights: FloatArray) -> Distribution:
+    """Lay the pieces ``(edges, mass)`` over each other and put point masses among them, cutting what they fall into."""
+    body = min(float(edges[0]) for edges, _ in pieces), max(float(edges[-1]) for edges, _ in pieces)
+    if points.size == 0 and len(pieces) == 1:
+        return Distribution(*pieces[0], body)
     places, owner = np.unique(points, return_inverse=True)
+    edges = pieces[0][0] if len(pieces) == 1 else np.unique(np.concatenate([edges for edges, _ in pieces]))
     knots = np.sort(np.concatenate([edges, places, places]))
-    # np.interp needs each edge once; pieces without width carry no mass by now.
-    steps = np.concatenate([[True], np.diff(edges) > 0])
-    running = np.concatenate([[0.0], np.cumsum(mass)])
-    spread = np.diff(np.interp(knots, edges[steps], running[steps]))
-    np.add.at(spread, np.searchsorted(knots, places), np.bincount(owner, weights, places.size))
+    running = np.zeros_like(knots)
+    for edges, mass in pieces:
+        # np.interp needs each edge once; pieces without width carry no mass by now.
+        steps = np.concatenate([[True], np.diff(edges) > 0])
+        running += np.interp(knots, edges[steps], np.concatenate([[0.0], np.cumsum(mass)])[steps])
+    spread = np.diff(running)
+    if points.size:
+        np.add.at(spread, np.searchsorted(knots, places), np.bincount(owner, weights, places.size))
     return Distribution(knots, spread, body)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qtoolkit.errors import UsageError
+from qtoolkit.numerics.image_group import GROUP_ARRAYS, ImageGroup, groups_from_arrays, groups_to_arrays
 
 __all__ = ["StreamingHistogram", "TensorStatistics"]
 
@@ -151,6 +152,7 @@ class TensorStatistics:
     ``counts``: int64 ``(bins,)`` of equal width from ``lo`` to ``hi``: a histogram of a sample of the values.
     ``zero_count``: how many of the counted values are exactly 0 (a ReLU's); no grid has an error there.
     ``total_count``: number of values the sample was drawn from; None where the sample is all of them.
+    ``groups``: the same values by groups of images, each image in one of them; empty where that is not known.
     Raises UsageError where the parts contradict each other.
     """
 
@@ -161,6 +163,7 @@ class TensorStatistics:
     hi: float
     zero_count: int = 0
     total_count: int | None = None
+    groups: tuple[ImageGroup, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "image_min", np.array(self.image_min, np.float64))
@@ -194,9 +197,19 @@ class TensorStatistics:
                 "0 <= zero_count <= sum of counts <= total_count",
                 f"{self.zero_count}, {sampled}, {self.total_count}",
             ),
+            (
+                not self.groups or self._groups_hold(sampled),
+                "groups that hold each image and each counted value once",
+                f"{len(self.groups)} groups of {sum(group.images.size for group in self.groups)} images",
+            ),
         ):
             if not holds:
                 raise UsageError("the statistics of a tensor contradict each other", expected=expected, found=found)
+
+    def _groups_hold(self, sampled: int) -> bool:
+        images = np.sort(np.concatenate([group.images for group in self.groups]))
+        counted = sum(int(group.counts.sum()) for group in self.groups)
+        return np.array_equal(images, np.arange(self.image_min.size)) and counted == sampled
 
     @classmethod
     def of(
@@ -205,6 +218,7 @@ class TensorStatistics:
         image_min: NDArray[np.floating[Any]],
         image_max: NDArray[np.floating[Any]],
         total_count: int | None = None,
+        groups: tuple[ImageGroup, ...] = (),
     ) -> TensorStatistics:
         """Statistics from a histogram of sampled values and the exact extremes ``(n_images,)`` of each image."""
         return cls(
@@ -215,6 +229,7 @@ class TensorStatistics:
             histogram.hi,
             histogram.zero_count,
             total_count,
+            groups,
         )
 
     @property
@@ -236,12 +251,14 @@ class TensorStatistics:
             "span": np.array([self.lo, self.hi], np.float64),
             "zero_count": np.array(self.zero_count, np.int64),
             "total_count": np.array(-1 if self.total_count is None else self.total_count, np.int64),
+            **groups_to_arrays(self.groups, self.image_min.size),
         }
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Any]) -> TensorStatistics:
         """What ``to_arrays`` wrote, from arrays or their lists. Raises UsageError where a part is missing or wrong."""
-        _require(arrays, ("image_min", "image_max", "counts", "span", "zero_count", "total_count"))
+        names = ("image_min", "image_max", "counts", "span", "zero_count", "total_count")
+        _require(arrays, (*names, *GROUP_ARRAYS))
         lo, hi = (float(bound) for bound in arrays["span"])
         total_count = int(arrays["total_count"])
         return cls(
@@ -252,6 +269,7 @@ class TensorStatistics:
             hi,
             int(arrays["zero_count"]),
             None if total_count < 0 else total_count,
+            groups_from_arrays(arrays),
         )
 
 

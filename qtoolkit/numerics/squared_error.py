@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from qtoolkit.numerics.affine import IntegerGrid, scale_and_zero_point
 from qtoolkit.numerics.distribution import Distribution, Moments, ScalarFunction
 from qtoolkit.numerics.histogram import TensorStatistics
+from qtoolkit.numerics.image_groups import group_weights
 
 __all__ = ["mse", "mse_through"]
 
@@ -40,9 +41,11 @@ def mse(statistics: TensorStatistics, grid: IntegerGrid) -> tuple[float, float]:
     has one: clipping error plus rounding error, integrated exactly over each bin (only where more than 4096 steps
     span the sample is rounding taken as scale² / 12). Scales are searched from the min-max one down, until clipping
     alone costs more than the best found, then more finely around the best; for an asymmetric grid every zero point is
-    tried at each scale (16 bit: in two rounds). An all-zero tensor gives (0, 0).
+    tried at each scale (16 bit: in two rounds). Where the statistics have groups of images, an error on images with
+    values much larger than usual counts less (``image_groups.group_weights``). An all-zero tensor gives
+    (0, 0).
     """
-    return _search(Moments(Distribution.of(statistics, with_extremes=True)), statistics, grid, None)
+    return _search(Moments(_distribution(statistics)), statistics, grid, None)
 
 
 def mse_through(
@@ -55,11 +58,27 @@ def mse_through(
 
     For the input of an activation f: with SiLU, what lies far below 0 is flattened and deserves no step. ``function``
     is f, ``output_weight`` is w ≥ 0 as a function of f(x) (None: 1 everywhere); both map float64 ``(m,)`` to float64
-    ``(m,)``, elementwise. f is taken as linear over a quarter of a bin. Scales down to 1/64 of the min-max one are
-    searched. An all-zero tensor gives (0, 0).
+    ``(m,)``, elementwise. f is taken as linear over a quarter of a bin. Scales down to 1/64 of the min-max one of
+    ordinary images are searched. An all-zero tensor gives (0, 0).
     """
-    distribution = Distribution.of(statistics, with_extremes=True, parts=_PARTS_THROUGH)
-    return _search(Moments(distribution, function, output_weight), statistics, grid, _OCTAVES_THROUGH)
+    moments = Moments(_distribution(statistics, _PARTS_THROUGH), function, output_weight)
+    return _search(moments, statistics, grid, _OCTAVES_THROUGH + _octaves_of_outliers(statistics))
+
+
+def _octaves_of_outliers(statistics: TensorStatistics) -> int:
+    """How many times the extremes of the images whose errors count most have to be doubled to be those of all."""
+    weights = group_weights(statistics.groups) if statistics.groups else np.ones(1)
+    if weights.min() == weights.max():
+        return 0
+    counted = np.concatenate([group.images for group, w in zip(statistics.groups, weights, strict=True) if w == 1.0])
+    ordinary = max(float(-statistics.image_min[counted].min()), float(statistics.image_max[counted].max()))
+    furthest = max(-statistics.minimum, statistics.maximum)
+    return int(np.ceil(np.log2(furthest / ordinary))) if 0.0 < ordinary < furthest else 0
+
+
+def _distribution(statistics: TensorStatistics, parts: int = 1) -> Distribution:
+    weights = group_weights(statistics.groups) if statistics.groups else None
+    return Distribution.of(statistics, with_extremes=True, parts=parts, weights=weights)
 
 
 def _search(

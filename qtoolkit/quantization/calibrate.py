@@ -20,7 +20,8 @@ from qtoolkit.graph.activations import is_unit_interval
 from qtoolkit.graph.layers import decode_tail, find_layers
 from qtoolkit.graph.statistics import OFFSET_INPUT, MeasuredTensor, add_statistics
 from qtoolkit.graph.view import GraphView, node_name
-from qtoolkit.numerics.histogram import StreamingHistogram, TensorStatistics
+from qtoolkit.numerics.histogram import TensorStatistics
+from qtoolkit.numerics.image_groups import GroupedHistogram
 from qtoolkit.numerics.npz import read_npz, write_npz
 
 __all__ = [
@@ -30,7 +31,7 @@ __all__ = [
     "calibration_tensors",
 ]
 
-_VERSION = 1
+_VERSION = 2
 # A prime, so that the offsets of successive images visit every residue of every stride.
 _OFFSET_STEP = 7919
 
@@ -145,7 +146,7 @@ def calibrate(
     is no image, ModelFileError where a tensor becomes NaN or infinite.
     """
     measuring, measured = add_statistics(model, tensors, sample_size)
-    histograms = {tensor: StreamingHistogram() for tensor in tensors}
+    histograms = {tensor: GroupedHistogram() for tensor in tensors}
     extremes: dict[str, list[tuple[float, float]]] = {tensor: [] for tensor in tensors}
     images = 0
     with OnnxRuntimeCpu(measuring, threads=1, low_memory=True) as runner:
@@ -166,7 +167,7 @@ def calibrate(
     statistics = {}
     for tensor in tensors:
         lowest, highest = np.transpose(extremes[tensor])
-        statistics[tensor] = TensorStatistics.of(histograms[tensor], lowest, highest, measured[tensor].size * images)
+        statistics[tensor] = histograms[tensor].statistics(lowest, highest, measured[tensor].size * images)
     return CalibrationStatistics(key, images, statistics)
 
 

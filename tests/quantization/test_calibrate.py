@@ -66,7 +66,12 @@ def test_state_does_not_grow_with_the_images_but_for_their_extremes(pose, photos
         calibrate(pose, ["stem.act"], photos(n), sample_size=64, threads=1).of("stem.act").to_arrays() for n in (2, 9)
     )
     sizes = {part: (few[part].size, many[part].size) for part in few}
-    assert sizes.pop("image_min") == sizes.pop("image_max") == (2, 9)
+    assert sizes.pop("image_min") == sizes.pop("image_max") == sizes.pop("group_of") == (2, 9)
+    # Photos fall into as many groups as their values span powers of four.
+    assert sizes["group_energy"][1] < 5
+    for part in ("energy", "counts", "span", "zero_count"):
+        small, large = sizes.pop(f"group_{part}")
+        assert large <= 4 * small
     assert all(a == b for a, b in sizes.values())
 
 
