@@ -33,7 +33,7 @@ __all__ = [
     "render",
 ]
 
-RENDERER_VERSION = 2
+RENDERER_VERSION = 3
 """Goes up with every change of a pixel or a label: rendered sets of another version are other data."""
 
 PARTS = ("val", "calib", "train")

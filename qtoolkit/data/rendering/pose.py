@@ -303,13 +303,13 @@ POSE_KINDS = {
 """Kind → what draws a pose of it."""
 
 _WEIGHTS = (
-    ("standing", 30.0),
-    ("walking", 17.0),
+    ("standing", 38.0),
+    ("walking", 22.0),
     ("running", 8.0),
-    ("sitting", 14.0),
+    ("sitting", 11.0),
     ("arms raised", 9.0),
-    ("bending", 5.0),
-    ("crouching", 4.5),
-    ("sports", 10.5),
-    ("lying", 2.0),
+    ("bending", 3.0),
+    ("crouching", 2.5),
+    ("sports", 5.5),
+    ("lying", 1.0),
 )

@@ -46,18 +46,18 @@ class SceneOptions:
     least_labelled_px people with fewer visible pixels, at 320, have a box but no keypoints
     """
 
-    people: tuple[tuple[int, float], ...] = ((1, 36.0), (2, 30.0), (4, 24.0), (8, 8.0), (12, 2.0))
+    people: tuple[tuple[int, float], ...] = ((1, 44.0), (2, 32.0), (4, 18.0), (8, 4.0), (12, 2.0))
     heights: tuple[tuple[float, float, float], ...] = (
-        (0.25, 0.40, 12.0),
-        (0.40, 0.90, 66.0),
-        (0.90, 1.5, 18.0),
-        (1.5, 2.4, 4.0),
+        (0.25, 0.50, 10.0),
+        (0.50, 0.98, 74.0),
+        (0.98, 1.4, 13.0),
+        (1.4, 2.2, 3.0),
     )
-    height_spread: float = 0.35
+    height_spread: float = 0.25
     aspects: tuple[float, ...] = (4 / 3, 4 / 3, 4 / 3, 3 / 2, 3 / 2, 1.0, 3 / 4, 3 / 4, 2 / 3, 16 / 9)
-    turned_away: float = 0.3
-    crowding: float = 0.25
-    occluders: float = 0.15
+    turned_away: float = 0.15
+    crowding: float = 0.12
+    occluders: float = 0.12
     distractors: int = 4
     least_area_px: int = 40
     least_labelled_px: int = 256
