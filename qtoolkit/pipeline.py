@@ -17,6 +17,7 @@ import numpy as np
 
 import qtoolkit
 from qtoolkit.artifacts.files import atomic_path, sha256_file, write_bytes, write_text
+from qtoolkit.artifacts.frontier import Frontier
 from qtoolkit.artifacts.plan import Precision, PrecisionPlan
 from qtoolkit.artifacts.scorecard import LatencyFigures, Scorecard
 from qtoolkit.artifacts.sensitivity import Sensitivity
@@ -28,15 +29,15 @@ from qtoolkit.data.people import People
 from qtoolkit.data.samples import SkippedImage
 from qtoolkit.evaluation.pose_network import PoseNetwork, predict_set
 from qtoolkit.evaluation.predictions import read_predictions, write_predictions
-from qtoolkit.graph.neighbours import wide_implications
 from qtoolkit.numerics.ranges import RangeEstimator
 from qtoolkit.quantization.assess import latency_figures
+from qtoolkit.quantization.budget_plan import PlanMaker
 from qtoolkit.quantization.calibrate import CalibrationStatistics, calibrate, calibration_key, calibration_tensors
+from qtoolkit.quantization.frontier_run import frontier_of, search_plan
 from qtoolkit.quantization.layer_times import added_ms
 from qtoolkit.quantization.ptq import Quantizer
 from qtoolkit.quantization.run import Progress, Run, open_run
 from qtoolkit.quantization.score import score_variants
-from qtoolkit.quantization.selection import Budget, plan_from_selection
 from qtoolkit.quantization.sensitivity import analyse_sensitivity
 from qtoolkit.recipe import Recipe
 
@@ -47,6 +48,7 @@ __all__ = [
     "bench_stage",
     "calibrate_stage",
     "evaluate_stage",
+    "frontier_stage",
     "open_run",
     "quantize",
     "quantize_stage",
@@ -73,8 +75,8 @@ def quantize(recipe: Recipe, progress: Progress = lambda stage, done, total: Non
     """The main job: float, 16-bit, 8-bit and mixed networks with AP, cost and latency of each, in ``recipe.out``."""
     run = open_run(recipe, progress)
     quantizer = calibrate_stage(run)
-    sensitivity = rank_stage(run, quantizer) if recipe.mixed is not None and recipe.plan is None else None
-    plan = select_stage(run, sensitivity)
+    sensitivity = rank_stage(run, quantizer) if recipe.makes_plan else None
+    plan = select_stage(run, quantizer, sensitivity)
     plans = quantize_stage(run, quantizer, plan)
     people = {variant: evaluate_stage(run, variant) for variant in plans}
     run = _with_undecodable(run, people["float"])
@@ -118,7 +120,7 @@ def rank_stage(run: Run, quantizer: Quantizer) -> Sensitivity:
     path = run.out / "sensitivity.json"
     inputs = [
         run.model_sha256, quantizer.statistics.key, recipe.target, recipe.metric, photos, recipe.ranges, recipe.head,
-        [recipe.wide, recipe.threads] if recipe.mixed_by == "latency" else None, qtoolkit.__version__,
+        [recipe.wide, recipe.threads] if run.unit == "latency" else None, qtoolkit.__version__,
     ]  # fmt: skip
 
     def make() -> None:
@@ -127,7 +129,7 @@ def rank_stage(run: Run, quantizer: Quantizer) -> Sensitivity:
             calibration_sha256=run.calibration.sha256, model_sha256=run.model_sha256, threads=recipe.threads,
             progress=lambda done: run.progress("ranking layers", done, photos * len(layers)),
         )  # fmt: skip
-        if recipe.mixed_by == "latency":
+        if run.unit == "latency":
             ranking = _with_times(run, quantizer, ranking)
         ranking.write(path)
 
@@ -145,27 +147,42 @@ def _with_times(run: Run, quantizer: Quantizer, ranking: Sensitivity) -> Sensiti
     return ranking.model_copy(update={"layers": rows})
 
 
-def select_stage(run: Run, sensitivity: Sensitivity | None) -> PrecisionPlan | None:
-    """``plan.yaml``: the user's own plan, or the best one within the budget; None without either."""
+def select_stage(run: Run, quantizer: Quantizer, sensitivity: Sensitivity | None) -> PrecisionPlan | None:
+    """``plan.yaml``: the user's own plan, the best within the budget, the cheapest that keeps enough; or None."""
     recipe, path = run.recipe, run.out / "plan.yaml"
     if recipe.plan is not None:
         plan = PrecisionPlan.read(recipe.plan)
         if path.exists() and path.samefile(recipe.plan):
             return plan  # the user's own text, comments included, stays as it is
     elif recipe.mixed is not None and sensitivity is not None:
-        fixed = {layer.name: layer.macs for layer in run.layers if layer.op_type not in run.target.int8_layers}
-        rules = wide_implications(run.model, run.target)
-        chosen = plan_from_selection(
-            sensitivity, Budget(recipe.mixed, recipe.mixed_by), run.wide,
-            implications=[pair for pair in rules if not fixed.keys() & set(pair)],
-            required=[forced for by, forced in rules if by in fixed and forced not in fixed], always_wide=fixed,
-        )  # fmt: skip
-        precisions = {layer.name: chosen.layers.get(layer.name, run.wide) for layer in run.layers}
-        plan = chosen.model_copy(update={"layers": precisions})
+        plan = PlanMaker(run, sensitivity).plan(recipe.mixed)
+    elif recipe.min_ap_retention is not None and sensitivity is not None:
+        return _search(run, quantizer, sensitivity, recipe.min_ap_retention)
     else:
         return None
     run.store.run("select", plan.model_dump(mode="json"), [path], lambda: plan.write(path))
     return plan
+
+
+def _search(run: Run, quantizer: Quantizer, sensitivity: Sensitivity, wanted: float) -> PrecisionPlan:
+    path = run.out / "plan.yaml"
+    inputs = [sensitivity.model_dump(mode="json"), wanted, run.unit, run.wide.value, run.recipe.ranges, run.recipe.seed,
+              qtoolkit.__version__]  # fmt: skip
+
+    def make() -> None:
+        search_plan(run, quantizer, sensitivity, wanted).write(path)
+
+    run.store.run("select", inputs, [path], make)
+    return PrecisionPlan.read(path)
+
+
+def frontier_stage(run: Run, quantizer: Quantizer, sensitivity: Sensitivity) -> Frontier:
+    """``frontier.json``: plans from all-8-bit to all-16-bit, each measured on photos that nothing is reported on."""
+    path = run.out / "frontier.json"
+    inputs = [sensitivity.model_dump(mode="json"), run.unit, run.wide.value, run.recipe.ranges, run.recipe.seed,
+              qtoolkit.__version__]  # fmt: skip
+    run.store.run("frontier", inputs, [path], lambda: frontier_of(run, quantizer, sensitivity).write(path))
+    return Frontier.read(path)
 
 
 def quantize_stage(run: Run, quantizer: Quantizer, mixed: PrecisionPlan | None) -> dict[str, PrecisionPlan]:

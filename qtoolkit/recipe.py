@@ -33,8 +33,9 @@ class Recipe(BaseModel):
     - ``data``: data set (folder, dataset.yaml or COCO layout); ``images`` and ``calibration_images`` limit its two
       parts.
     - ``target``: row of ``backends/targets.py``; ``wide``: its 16-bit precision (None: the target's own).
-    - ``mixed``: share (0–1) of ``mixed_by`` that may stay at 16 bit; None: no mixed network. ``plan``: a precision plan
-      that is applied instead.
+    - ``mixed``: share (0–1) of ``mixed_by`` (None: layers) that may stay at 16 bit; None: no mixed network. Or
+      ``min_ap_retention``: the cheapest plan that keeps this share of the float AP, counted in ``mixed_by`` (None: time
+      where the target's runtime runs here, else MACs). Or ``plan``: a precision plan.
     - ``metric``: of the sensitivity analysis, on ``sensitivity_images`` calibration photos; ``ranges``: range
       estimator.
     - ``runs``: inferences per variant in the latency measurement, 0 for none; ``threads``: None for every core.
@@ -50,7 +51,8 @@ class Recipe(BaseModel):
     target: str = "ort-cpu"
     wide: Literal["fp16", "int16", "int16w16"] | None = None
     mixed: float | None = None
-    mixed_by: Literal["layers", "macs", "latency"] = "layers"
+    mixed_by: Literal["layers", "macs", "bops", "bytes", "latency"] | None = None
+    min_ap_retention: float | None = Field(default=None, gt=0, le=1)
     plan: Path | None = None
     metric: Literal["oks", "sqnr"] = "oks"
     ranges: Literal["min-max", "moving-average", "percentile", "mse", "entropy"] = "mse"
@@ -77,14 +79,21 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _one_way_to_a_plan(self) -> Recipe:
-        if self.plan is not None and self.mixed is not None:
+        ways = {"plan": self.plan, "mixed": self.mixed, "min_ap_retention": self.min_ap_retention}
+        given = [f"{name} {value}" for name, value in ways.items() if value is not None]
+        if len(given) > 1:
             raise UsageError(
-                "a plan and a budget contradict each other: both say which layers stay at 16 bit",
+                "a plan, a budget and a retention contradict each other: each says which layers stay at 16 bit",
                 expected="one of them",
-                found=f"plan {self.plan} and mixed {self.mixed}",
-                do="leave --mixed out to apply the plan, or --plan out to make a new one",
+                found=" and ".join(given),
+                do="give --plan FILE to apply a plan, or --mixed or --min-ap-retention to make one",
             )
         return self
+
+    @property
+    def makes_plan(self) -> bool:
+        """Whether the run ranks layers and chooses a plan itself."""
+        return self.mixed is not None or self.min_ap_retention is not None
 
     @field_validator("mixed")
     @classmethod

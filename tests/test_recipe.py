@@ -75,7 +75,8 @@ def test_defaults(write):
     recipe = read_recipe(write(LEAST))
     fields = recipe.model_dump(exclude={"model", "data", "out"})
     assert fields == {
-        "version": 1, "target": "ort-cpu", "wide": None, "mixed": None, "mixed_by": "layers", "plan": None,
+        "version": 1, "target": "ort-cpu", "wide": None, "mixed": None, "mixed_by": None, "plan": None,
+        "min_ap_retention": None,
         "metric": "oks", "ranges": "mse", "head": None, "input_size_wh": None, "images": None,
         "calibration_images": None, "sensitivity_images": 16, "threads": None, "runs": 100, "seed": 0,
     }  # fmt: skip
@@ -160,6 +161,18 @@ class TestRefused:
         assert caught.value.found == f"plan {path.parent / 'p.yaml'} and mixed 0.3"
         with pytest.raises(UsageError, match="contradict each other"):
             read_recipe(write(LEAST | {"mixed": 0.0}), plan=Path("p.yaml"))
+
+    @pytest.mark.parametrize("other", [{"plan": "p.yaml"}, {"mixed": 0.3}])
+    def test_a_retention_is_a_third_way_to_a_plan(self, write, other):
+        with pytest.raises(UsageError, match="contradict each other"):
+            read_recipe(write(LEAST | other | {"min_ap_retention": 0.99}))
+        assert read_recipe(write(LEAST | {"min_ap_retention": 0.99})).makes_plan
+        assert not read_recipe(write(LEAST | {"plan": "p.yaml"})).makes_plan
+
+    @pytest.mark.parametrize("share", [0, -0.1, 1.01])
+    def test_a_retention_is_a_share(self, write, share):
+        with pytest.raises(RecipeError, match="not valid at min_ap_retention"):
+            read_recipe(write(LEAST | {"min_ap_retention": share}))
 
     @pytest.mark.parametrize("runs", [1, 5, 9])
     def test_too_few_inferences(self, write, runs):

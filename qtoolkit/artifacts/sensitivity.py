@@ -20,7 +20,7 @@ class LayerSensitivity(BaseModel):
 
     ``loss`` is in the unit of the metric (oks: mean of 1 − OKS, 0–1; sqnr: NMSE, noise over signal); more is worse.
     ``sqnr_db`` is the same noise in decibels, None where it was not measured. ``macs_share`` is of all layers' MACs,
-    0–1.
+    0–1; ``weights`` is their number, ``added_ms`` the time that 16 bit adds, None where they are not known.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -30,6 +30,7 @@ class LayerSensitivity(BaseModel):
     sqnr_db: float | None = None
     macs: int
     macs_share: float
+    weights: int | None = None
     added_ms: float | None = None
 
 

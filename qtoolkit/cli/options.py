@@ -141,8 +141,15 @@ _RECIPE_OPTIONS: tuple[Decorator[Any], ...] = (
     ),
     click.option(
         "--mixed-by",
-        type=click.Choice(["layers", "macs", "latency"]),
-        help="Share of what: layers, multiply-adds, or the time that 16 bit adds.  [default: layers]",
+        type=click.Choice(["layers", "macs", "bops", "bytes", "latency"]),
+        help="Share of what: layers, multiply-adds, or the bit operations, bytes or time that 16 bit adds."
+        "  [default: layers; with --min-ap-retention time]",
+    ),
+    click.option(
+        "--min-ap-retention",
+        type=click.FloatRange(0.0, 1.0, min_open=True),
+        metavar="SHARE",
+        help="In place of --mixed: the cheapest mix that keeps this share of the float AP, such as 0.99.",
     ),
     click.option(
         "--metric",

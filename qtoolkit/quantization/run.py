@@ -27,6 +27,7 @@ from qtoolkit.graph.load import NetworkInput, load_network, network_input
 from qtoolkit.graph.view import GraphView
 from qtoolkit.quantization.feeds import image_feeds
 from qtoolkit.quantization.ptq import check_plan, supported_plan, wide_precision
+from qtoolkit.quantization.selection import BudgetUnit
 from qtoolkit.recipe import Recipe
 
 __all__ = ["Progress", "Run", "open_run"]
@@ -75,6 +76,15 @@ class Run:
         """Whether the target's own runtime can run on this machine."""
         return self.target.backend in RUNNERS
 
+    @property
+    def unit(self) -> BudgetUnit:
+        """What the budget of a mixed plan counts."""
+        if self.recipe.mixed_by is not None:
+            return self.recipe.mixed_by
+        if self.recipe.min_ap_retention is None:
+            return "layers"
+        return "latency" if self.runs_here else "macs"
+
     def network(self, variant: str) -> Path:
         """The file of a variant's network."""
         return self.out / f"model.{variant}.onnx"
@@ -95,6 +105,13 @@ def open_run(recipe: Recipe, progress: Progress = lambda stage, done, total: Non
     target = find_target(recipe.target)
     wide = wide_precision(target, recipe.wide)
     plan = PrecisionPlan.read(recipe.plan) if recipe.plan else None
+    if recipe.mixed_by == "latency" and target.backend not in RUNNERS:
+        raise UsageError(
+            f"the time of layers on target {target.name} is not known",
+            expected="a target whose runtime runs on this machine",
+            found="no such runtime",
+            do="give --mixed-by macs, or another --target",
+        )
     model = load_network(recipe.model, input_size_wh=recipe.input_size_wh)
     layers = find_layers(model)
     if plan is not None:
@@ -122,7 +139,7 @@ def open_run(recipe: Recipe, progress: Progress = lambda stage, done, total: Non
 def _keep_edited_plan(store: StageStore, recipe: Recipe) -> None:
     """Raise UsageError where this run would replace a plan.yaml that somebody wrote or edited."""
     path = store.folder / "plan.yaml"
-    makes_plan = recipe.mixed is not None or recipe.plan is not None
+    makes_plan = recipe.makes_plan or recipe.plan is not None
     is_applied = recipe.plan is not None and path.exists() and path.samefile(recipe.plan)
     if makes_plan and path.exists() and not is_applied and not store.wrote("select", path):
         raise UsageError(

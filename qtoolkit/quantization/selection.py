@@ -28,8 +28,8 @@ from qtoolkit.errors import UsageError
 
 __all__ = ["BUDGET_UNITS", "Budget", "BudgetUnit", "budget_costs", "plan_from_selection", "select_layers"]
 
-BudgetUnit = Literal["layers", "macs", "latency"]
-BUDGET_UNITS: tuple[BudgetUnit, ...] = ("layers", "macs", "latency")
+BudgetUnit = Literal["layers", "macs", "bops", "bytes", "latency"]
+BUDGET_UNITS: tuple[BudgetUnit, ...] = ("layers", "macs", "bops", "bytes", "latency")
 # The solver's tolerances are absolute: the smallest it takes, and an objective beside which they are small.
 _TOLERANCE = 1e-10
 _OBJECTIVE = 1e4
@@ -42,8 +42,9 @@ _HIGHS: Any = highspy.Highs
 class Budget:
     """The share (0–1) of the network that may be at 16 bit, and of what.
 
-    ``layers`` counts layers (rounded down), ``macs`` multiply-adds, ``latency`` the time that all layers at 16 bit
-    would add to the 8-bit network.
+    ``layers`` counts layers (rounded down), ``macs`` multiply-adds; ``bops`` bit operations, ``bytes`` of weights and
+    ``latency`` are those that all layers at 16 bit would add to the 8-bit network. As one wide precision serves all
+    layers, a share of added bit operations is a share of multiply-adds.
     """
 
     share: float
@@ -168,27 +169,33 @@ def budget_costs(
 ) -> tuple[dict[str, float], float]:
     """Cost of keeping each ranked layer at 16 bit in the budget's unit, and the limit.
 
-    ``always_wide``: layers (name → MACs) that are not ranked because the target runs them at 16 bit only. They are part
-    of the network and come off the budget first; where they exceed it, nothing is left. They add no time.
-    Raises UsageError for a latency budget without measured times.
+    ``always_wide``: layers (name → MACs, or weights for a budget in bytes) that are not ranked because the target runs
+    them at 16 bit only. They are part of the network and come off the budget first; where they exceed it, nothing is
+    left. They add no time. Raises UsageError for a budget in time or bytes where the ranking does not hold them.
     """
     rows = sensitivity.layers
     if budget.unit == "layers":
         allowed = math.floor(budget.share * (len(rows) + len(always_wide)) + 1e-9) - len(always_wide)
         return {row.layer: 1.0 for row in rows}, float(max(allowed, 0))
-    if budget.unit == "macs":
-        spent = sum(always_wide.values())
-        left = budget.share * (sum(row.macs for row in rows) + spent) - spent
-        return {row.layer: float(row.macs) for row in rows}, max(left, 0.0)
-    if any(row.added_ms is None for row in rows):
+    if budget.unit == "latency":
+        times = _known({row.layer: row.added_ms for row in rows}, "the time", "latency")
+        return times, budget.share * sum(max(time, 0.0) for time in times.values())
+    in_bytes = budget.unit == "bytes"
+    amounts = _known({row.layer: row.weights if in_bytes else row.macs for row in rows}, "the weights", "bytes")
+    spent = sum(always_wide.values())
+    left = budget.share * (sum(amounts.values()) + spent) - spent
+    return amounts, max(left, 0.0)
+
+
+def _known(amounts: Mapping[str, float | None], what: str, unit: str) -> dict[str, float]:
+    if any(amount is None for amount in amounts.values()):
         raise UsageError(
-            "a latency budget needs the time of each layer",
-            expected="a sensitivity ranking with measured times",
+            f"a {unit} budget needs {what} of each layer",
+            expected=f"a sensitivity ranking with {what}",
             found="a ranking without",
-            do="run qtool sensitivity with --mixed-by latency",
+            do=f"run qtool sensitivity with --mixed-by {unit}",
         )
-    times = {row.layer: float(row.added_ms or 0.0) for row in rows}
-    return times, budget.share * sum(max(time, 0.0) for time in times.values())
+    return {name: float(amount or 0.0) for name, amount in amounts.items()}
 
 
 def plan_from_selection(

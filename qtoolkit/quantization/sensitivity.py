@@ -13,6 +13,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
@@ -128,6 +129,7 @@ class _Judge:
             sqnr_db=None if nmse <= 0.0 else float(-10.0 * np.log10(nmse)),
             macs=layer.macs,
             macs_share=layer.macs / total_macs,
+            weights=prod(layer.weight_shape),
         )
 
 

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from rich.table import Table
 
+from qtoolkit.artifacts.frontier import Frontier
 from qtoolkit.artifacts.plan import PrecisionPlan
 from qtoolkit.artifacts.scorecard import LatencyFigures, Scorecard
 from qtoolkit.artifacts.sensitivity import Sensitivity
@@ -22,7 +23,7 @@ from qtoolkit.reporting.columns import (
 from qtoolkit.reporting.conditions import conditions_lines, latency_conditions, sensitivity_line, title
 from qtoolkit.reporting.fitting_table import FittingTable, TableColumn
 
-__all__ = ["bench_table", "metrics_table", "scorecard_table", "sensitivity_table"]
+__all__ = ["bench_table", "frontier_table", "metrics_table", "scorecard_table", "sensitivity_table"]
 
 RowT = TypeVar("RowT")
 
@@ -59,6 +60,31 @@ def sensitivity_table(sensitivity: Sensitivity, plan: PrecisionPlan | None = Non
     rows = ranked(sensitivity, plan, top)
     columns = _filled(sensitivity_columns(sensitivity, plan), rows, lambda row: False)
     return FittingTable(columns, title="Most sensitive layers", footer=[sensitivity_line(sensitivity, len(rows))])
+
+
+def frontier_table(frontier: Frontier) -> Table:
+    """One row a plan, by rising cost: what it was allowed, what it takes, what it keeps; ``*`` marks the front."""
+    points = frontier.points
+    texts = {
+        "budget": [f"{100 * point.share:.0f} %" for point in points],
+        f"{frontier.unit} taken": [f"{100 * point.cost:.1f} %" for point in points],
+        "16-bit layers": [str(point.layers_16bit) for point in points],
+        "MACs at 16 bit": [f"{100 * point.macs_16bit_share:.0f} %" for point in points],
+        "predicted loss": [f"{point.predicted_loss:.4f}" for point in points],
+        "kept": [f"{100 * point.kept:.2f} %" for point in points],
+        "front": ["*" if point.on_front else "" for point in points],
+    }
+    columns = [TableColumn(name, "", tuple(cell), tuple(cell), ("",) * len(points)) for name, cell in texts.items()]
+    what = "AP of the float network's" if frontier.measured == "ap" else "agreement with the float network"
+    return FittingTable(
+        columns,
+        title="Frontier",
+        footer=[
+            f"kept: {what}, on {frontier.photos} photos of {cells.plain(frontier.photos_part)}, none of them of val; "
+            "* no cheaper plan keeps as much",
+            f"target {cells.plain(frontier.target)} · ranking by {frontier.metric}",
+        ],
+    )
 
 
 def bench_table(results: Sequence[tuple[str, LatencyFigures]], gmacs: Mapping[str, float] | None = None) -> Table:

@@ -66,7 +66,7 @@ class TestRecipeOptions:
 
     @pytest.mark.parametrize("command", [quantize.command, sensitivity.command], ids=["quantize", "sensitivity"])
     def test_every_option_is_a_field_of_the_recipe(self, command):
-        own = {"quiet", "as_json", "top", "help"}
+        own = {"quiet", "as_json", "top", "frontier", "help"}
         assert {each.name for each in command.params} - own <= set(Recipe.model_fields)
 
     def test_quantize_has_an_option_for_every_field(self):
@@ -78,7 +78,7 @@ class TestRecipeOptions:
         values = {value for part in (get_args(allowed) or (allowed,)) for value in get_args(part) or (part,)}
         assert set(_option(quantize.command, name).type.choices) == values - {type(None)}
 
-    @pytest.mark.parametrize("name", ["target", "mixed_by", "metric", "ranges", "sensitivity_images", "runs", "seed"])
+    @pytest.mark.parametrize("name", ["target", "metric", "ranges", "sensitivity_images", "runs", "seed"])
     def test_defaults_in_the_help(self, name):
         said = re.search(r"\[default: (.*)\]", _option(quantize.command, name).help)
         assert said is not None

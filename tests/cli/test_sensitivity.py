@@ -58,7 +58,7 @@ def test_with_mixed_it_writes_the_plan_that_quantize_makes(network, finished, ou
 def test_json(network, finished, out, qtool):
     result = qtool("sensitivity", network, "--data", finished[0], "--out", out, "--mixed", "0.3", "--json", *_QUICK)
     document = json.loads(result.stdout)
-    assert set(document) == {"out", "sensitivity", "plan", "skipped"}
+    assert set(document) == {"out", "sensitivity", "plan", "frontier", "skipped"}
     assert document["sensitivity"] == json.loads((out / "sensitivity.json").read_text())
     assert set(document["plan"]["layers"].values()) == {"fp16", "int8"}
 

@@ -113,6 +113,17 @@ def test_latency_goes_to_its_row_and_brings_the_note_on_16_bit(opened, plans, pe
     )
 
 
+@pytest.mark.parametrize(("wide_ms", "noted"), [(8.0, True), (12.0, False)])
+def test_it_is_said_where_16_bit_is_the_faster_one(opened, plans, people, wide_ms, noted):
+    shutil.copy(opened.network("float"), opened.network("16bit"))
+    latencies = {
+        variant: LATENCY.model_copy(update={"p50_ms": ms}) for variant, ms in (("16bit", wide_ms), ("int8", 10.0))
+    }
+    both = {**plans, "16bit": opened.uniform_plan(Precision.FP16)}
+    notes = score_variants(opened, both, {**people, "16bit": people["float"]}, latencies).notes
+    assert any("16 bit was faster than 8 bit here" in note for note in notes) == noted
+
+
 def test_without_latency_there_is_nothing_to_note_of_it(opened, plans, people):
     assert score_variants(opened, plans, people, {}).notes == (TAIL_NOTE,)
 

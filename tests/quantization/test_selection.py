@@ -220,10 +220,10 @@ def test_a_budget_is_a_share(share):
 
 
 def test_a_budget_has_a_known_unit():
-    assert [Budget(0.3, unit).unit for unit in BUDGET_UNITS] == ["layers", "macs", "latency"]
+    assert [Budget(0.3, unit).unit for unit in BUDGET_UNITS] == ["layers", "macs", "bops", "bytes", "latency"]
     with pytest.raises(UsageError, match="unit is not known") as caught:
-        Budget(0.3, "bytes")
-    assert caught.value.expected == "layers or macs or latency"
+        Budget(0.3, "watts")
+    assert caught.value.expected == "layers or macs or bops or bytes or latency"
 
 
 @pytest.mark.parametrize(
@@ -254,6 +254,20 @@ def test_layers_that_are_always_at_16_bit_come_off_the_budget():
     assert budget_costs(ranked, Budget(0.1), fixed)[1] == budget_costs(ranked, Budget(0.1, "macs"), fixed)[1] == 0.0
     plan = plan_from_selection(ranked, Budget(0.5), Precision.FP16, always_wide=fixed)
     assert len(plan.layers_16bit) == 3
+
+
+def test_bit_operations_are_a_share_of_multiply_adds():
+    found = ranking({"a": 0.1, "b": 0.2}, macs={"a": 30, "b": 10})
+    assert budget_costs(found, Budget(0.5, "bops")) == budget_costs(found, Budget(0.5, "macs"))
+
+
+def test_a_budget_in_bytes_counts_weights():
+    found = ranking({"a": 0.1, "b": 0.2}, macs={"a": 30, "b": 10})
+    rows = tuple(row.model_copy(update={"weights": n}) for row, n in zip(found.layers, (6, 4), strict=True))
+    weighed = found.model_copy(update={"layers": rows})
+    assert budget_costs(weighed, Budget(0.5, "bytes"), {"wide": 2}) == ({"a": 6.0, "b": 4.0}, 4.0)
+    with pytest.raises(UsageError, match="a bytes budget needs the weights of each layer"):
+        budget_costs(found, Budget(0.5, "bytes"))
 
 
 def test_a_latency_budget_needs_times():

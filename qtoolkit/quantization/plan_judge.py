@@ -1,0 +1,92 @@
+"""What a plan keeps of the float network, measured by running it on photos that no figure is reported on."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from qtoolkit.artifacts.plan import PrecisionPlan
+from qtoolkit.backends.onnxruntime_cpu import OnnxRuntimeCpu
+from qtoolkit.backends.throughput import worker_count
+from qtoolkit.data.people import People
+from qtoolkit.data.samples import Samples, Split, collect_samples
+from qtoolkit.data.sources import open_data_source
+from qtoolkit.errors import UsageError
+from qtoolkit.evaluation.agreement import agreement
+from qtoolkit.evaluation.coco_ap import coco_keypoint_ap
+from qtoolkit.evaluation.heads import Head
+from qtoolkit.evaluation.pose_network import PoseNetwork, predict_set
+from qtoolkit.quantization.labelled_photos import find_labelled_photos
+from qtoolkit.quantization.ptq import Quantizer
+from qtoolkit.quantization.run import Run
+
+__all__ = ["PlanJudge", "judge_of"]
+
+_PHOTOS = 160
+
+
+class PlanJudge:
+    """Quantizes plans and runs them on ``photos``; what was measured once is not measured again.
+
+    With labelled people on the photos a plan keeps AP / AP of float; without, agreement / 100: AP with the float
+    network's confident people as the truth. Raises UsageError where the float network finds nobody.
+    """
+
+    def __init__(self, quantizer: Quantizer, head: Head, photos: Samples, threads: int | None = None) -> None:
+        self._quantizer, self._head, self._photos = quantizer, head, photos
+        self._workers = worker_count(threads)
+        self._known: dict[tuple[tuple[str, str], ...], float] = {}
+        self._float = self._people(None)
+        self._ids = [sample.image_id for sample in photos if sample.image_id in self._float]
+        self._truth = None if photos.annotations is None else photos.annotations.ground_truth(self._ids)
+        whole = self._figure(self._float)
+        if whole is None or whole <= 0.0:
+            raise UsageError(
+                "plans cannot be compared on these photos",
+                expected="people that the float network finds",
+                found=f"none on {len(self._ids)} photos",
+                do="give photos of people in the part calib or train of the data set",
+            )
+        self._whole = whole
+
+    @property
+    def measured(self) -> Literal["ap", "agreement"]:
+        """What is compared with the float network's own."""
+        return "agreement" if self._truth is None else "ap"
+
+    def kept(self, plan: PrecisionPlan) -> float:
+        """Share of the float network's figure, 1 is all; above 1 where rounding happened to help."""
+        key = tuple((layer, precision.value) for layer, precision in plan.layers.items())
+        if key not in self._known:
+            self._known[key] = (self._figure(self._people(plan)) or 0.0) / self._whole
+        return self._known[key]
+
+    def _people(self, plan: PrecisionPlan | None) -> dict[int, People]:
+        model = self._quantizer.model if plan is None else self._quantizer.quantize(plan).model
+        with OnnxRuntimeCpu(model, threads=1) as runner:
+            return predict_set(PoseNetwork(runner, self._head), self._photos, workers=self._workers)[0]
+
+    def _figure(self, people: dict[int, People]) -> float | None:
+        if self._truth is not None:
+            return coco_keypoint_ap(self._truth, people, self._ids).ap
+        return agreement({image: self._float[image] for image in self._ids}, people).ap
+
+
+def judge_of(run: Run, quantizer: Quantizer) -> tuple[PlanJudge, Samples, str]:
+    """The judge of a run's plans, its photos, and the part of the data set that they are of; never of val.
+
+    Labelled photos of train or, without those, the calibration photos, at most 160; without any labels the calibration
+    photos, on which plans are compared by agreement.
+    """
+    source = open_data_source(run.recipe.data)
+    try:
+        found = find_labelled_photos(source, run.calibration, run.samples, _PHOTOS, run.recipe.seed)
+        photos, part = found.samples, str(found.part)
+    except UsageError:
+        photos, part = _unlabelled(run), "calib"
+    return PlanJudge(quantizer, run.head, photos, run.recipe.threads), photos, part
+
+
+def _unlabelled(run: Run) -> Samples:
+    names = tuple(image.name for image in run.calibration.images)
+    photos = collect_samples(Split(run.calibration.root, None, names), min(_PHOTOS, len(names)))
+    return Samples(photos.samples, photos.skipped, None)
