@@ -49,13 +49,13 @@ class _LearnedStep(torch.autograd.Function):
         steps = x / scale
         rounded = steps.round()
         clipped = rounded.clamp(lowest, highest)
-        inside = clipped == rounded
+        outside = clipped != rounded
         to_scale = None
         if ctx.needs_input_grad[1]:
             # Inside: round(v) − v; outside the bound alone.
-            error = clipped.addcmul_(steps, inside.to(steps.dtype), value=-1).mul_(given)
+            error = clipped.sub_(steps.masked_fill_(outside, 0.0)).mul_(given)
             to_scale = error.sum_to_size(scale.shape).mul_(ctx.factor)
-        return given * inside, to_scale, None, None, None
+        return given.masked_fill(outside, 0.0), to_scale, None, None, None
 
 
 class FakeQuantizer(nn.Module):
