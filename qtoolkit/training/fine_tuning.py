@@ -109,6 +109,8 @@ class FineTuning:
                 if self._step < self._steps:
                     self._record(journal, False)
         self._load_average_()
+        if not all(bool(each.isfinite().all()) for each in self._parameters.values()):
+            raise self._diverged("weights that are none")
         settle()
         self._record(journal, True)
 
@@ -135,19 +137,21 @@ class FineTuning:
         self._set_rate()
         for scores, rest in gradients(images):
             if not math.isfinite(scores + rest):
-                raise QtoolError(
-                    f"the loss is no number any more after {self._seen} images",
-                    expected="a finite loss",
-                    found=str(scores + rest),
-                    do=f"begin anew with a lower {self._options.rate_option} and another --out; the last saved state "
-                    "is kept",
-                )
+                raise self._diverged(str(scores + rest))
             self._sums = [self._sums[0] + scores, self._sums[1] + rest]
             self._summed += 1
         self._optimizer.step()
         decay = min(_AVERAGE_DECAY, (1 + self._step) / (10 + self._step))
         with torch.no_grad():
             torch._foreach_lerp_(list(self._average.values()), list(self._parameters.values()), 1 - decay)
+
+    def _diverged(self, found: str) -> QtoolError:
+        return QtoolError(
+            f"the loss is no number any more after {self._seen} images",
+            expected="a finite loss",
+            found=found,
+            do=f"begin anew with a lower {self._options.rate_option} and another --out; the last saved state is kept",
+        )
 
     def _loss_of(self, images: Tensor) -> tuple[Tensor, tuple[float, float]]:
         with torch.autocast("cpu", torch.bfloat16, enabled=self._bf16):

@@ -265,6 +265,13 @@ def test_a_loss_that_is_no_number(make_quantizer, learning, tmp_path, monkeypatc
         finetune_quantized(quantizer, _plan(quantizer), None, learning, _options(), tmp_path / "state")
 
 
+def test_a_rate_that_is_far_too_high(make_quantizer, learning, tmp_path):
+    quantizer = make_quantizer("ort-cpu")
+    options = _options(lr=1e30)
+    with pytest.raises(QtoolError, match="no number any more"):
+        finetune_quantized(quantizer, _plan(quantizer), None, learning, options, tmp_path / "state")
+
+
 def test_a_network_of_grey_images(network_builder, learning, tmp_path):
     net = network_builder(0, "relu")
     x = net.conv("a", "images", 1, 4, kernel=3)
