@@ -19,7 +19,7 @@ its gradient passes straight through (Jain et al., "Trained Quantization Thresho
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -30,32 +30,34 @@ from qtoolkit.numerics.affine import QuantParams
 __all__ = ["FakeQuantizer", "round_bias"]
 
 _BIAS_LIMIT = 2**31 - 1
+_Bound: TypeAlias = "float | Tensor"
 
 
 class _LearnedStep(torch.autograd.Function):
-    """The formula above; ``scale``, ``lowest`` and ``highest`` broadcast against ``x``."""
+    """The formula above; ``scale`` and the bounds, in steps from the zero point, broadcast against ``x``."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, lowest: Tensor, highest: Tensor, factor: float) -> Tensor:
-        ctx.save_for_backward(x, scale, lowest, highest)
-        ctx.factor = factor
+    def forward(ctx: Any, x: Tensor, scale: Tensor, lowest: _Bound, highest: _Bound, factor: float) -> Tensor:
+        ctx.save_for_backward(x, scale)
+        ctx.bounds, ctx.factor = (lowest, highest), factor
         # −0.0 must become 0.0, as it does on its way through an integer.
-        return (x / scale).round_().clamp_(lowest, highest).add_(0.0).mul_(scale)
+        return (x / scale).round_().clamp_(lowest, highest).add_(0.0).mul_(scale)  # type: ignore[arg-type]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (given,) = gradients
-        x, scale, lowest, highest = ctx.saved_tensors
+        x, scale = ctx.saved_tensors
         steps = x / scale
         rounded = steps.round()
-        clipped = rounded.clamp(lowest, highest)
-        outside = clipped != rounded
+        clipped = rounded.clamp(*ctx.bounds)
+        # As floats: products with a mask of booleans take several times as long.
+        inside = (clipped == rounded).to(steps.dtype)
         to_scale = None
         if ctx.needs_input_grad[1]:
             # Inside: round(v) − v; outside the bound alone.
-            error = clipped.sub_(steps.masked_fill_(outside, 0.0)).mul_(given)
+            error = clipped.sub_(steps.mul_(inside)).mul_(given)
             to_scale = error.sum_to_size(scale.shape).mul_(ctx.factor)
-        return given.masked_fill(outside, 0.0), to_scale, None, None, None
+        return given * inside, to_scale, None, None, None
 
 
 class FakeQuantizer(nn.Module):
@@ -67,18 +69,13 @@ class FakeQuantizer(nn.Module):
     """
 
     start: Tensor
-    lowest: Tensor
-    highest: Tensor
     log2_ratio: Tensor
 
     def __init__(self, params: QuantParams, learned: bool, batched: bool = True) -> None:
         super().__init__()
         self.first = params
         self._batched = batched
-        zero_point = params.zero_point.astype(np.float32)
         self.register_buffer("start", torch.from_numpy(params.scale.copy()))
-        self.register_buffer("lowest", torch.from_numpy(np.asarray(params.grid.qmin - zero_point)))
-        self.register_buffer("highest", torch.from_numpy(np.asarray(params.grid.qmax - zero_point)))
         ratio = torch.zeros(params.scale.shape)
         if learned:
             self.log2_ratio = nn.Parameter(ratio)
@@ -99,7 +96,8 @@ class FakeQuantizer(nn.Module):
         shape = self._shape(x)
         sharing = max(1, x.numel() // (self.start.numel() * (len(x) if self._batched else 1)))
         factor = float(sharing * self.first.grid.qmax) ** -0.5
-        scale, lowest, highest = (each.reshape(shape) for each in (self.scale, self.lowest, self.highest))
+        lowest, highest = (_bound(limit, self.first, shape) for limit in (self.first.grid.qmin, self.first.grid.qmax))
+        scale = self.scale.reshape(shape)
         result: Tensor = _LearnedStep.apply(x, scale, lowest, highest, factor)  # type: ignore[no-untyped-call]
         return result
 
@@ -113,6 +111,14 @@ class FakeQuantizer(nn.Module):
         if self.first.axis is not None:
             shape[self.first.axis] = -1
         return shape
+
+
+def _bound(limit: int, params: QuantParams, shape: list[int]) -> _Bound:
+    """A limit of the grid in steps from the zero point: a number where all channels have one, which is much faster."""
+    steps = limit - params.zero_point.astype(np.float32)
+    if bool(np.all(steps == steps.flat[0])):
+        return float(steps.flat[0])
+    return torch.from_numpy(steps).reshape(shape)
 
 
 def round_bias(bias: Tensor, input_scale: Tensor, weight_scale: Tensor) -> Tensor:

@@ -34,6 +34,20 @@ def test_values_are_those_of_the_formula_bit_for_bit(grid, axis):
     assert found.tobytes() == fake_quantize(x, params).tobytes()
 
 
+def test_channels_with_zero_points_of_their_own():
+    grid = GRIDS["uint8"]
+    params = params_from_range(np.array([-1.0, -2.0, 0.0]), np.array([3.0, 2.5, 7.0]), grid, 1)
+    assert len(set(params.zero_point.tolist())) == 3
+    x = torch.from_numpy(_values()).requires_grad_()
+    found = FakeQuantizer(params, learned=True)(x)
+    assert found.detach().numpy().tobytes() == fake_quantize(x.detach().numpy(), params).tobytes()
+    found.sum().backward()
+    inside = [(-1.01, 3.01), (-2.01, 2.51), (-0.01, 7.02)]
+    for channel, (lo, hi) in enumerate(inside):
+        values, gradient = x.detach()[:, channel], x.grad[:, channel]
+        assert bool((gradient == ((values > lo) & (values < hi))).all())
+
+
 def test_values_under_a_moved_scale_are_those_of_the_parameters_given_back():
     quantizer = FakeQuantizer(params_from_range(-2.0, 5.0, GRIDS["uint8"]), learned=True)
     with torch.no_grad():
