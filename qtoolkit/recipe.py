@@ -60,7 +60,7 @@ class Recipe(BaseModel):
     ranges: Literal["min-max", "moving-average", "percentile", "mse", "entropy"] = "mse"
     qat: bool = False
     qat_images: int = Field(default=2000, ge=1)
-    qat_lr: float = Field(default=2e-5, gt=0, allow_inf_nan=False)
+    qat_lr: float = Field(default=1e-4, gt=0, allow_inf_nan=False)
     unlabeled: Path | None = None
     head: str | None = None
     input_size_wh: tuple[int, int] | None = None

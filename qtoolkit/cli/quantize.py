@@ -68,7 +68,7 @@ again."""
     "--qat-lr",
     type=click.FloatRange(min=0, min_open=True),
     metavar="RATE",
-    help="Its highest learning rate.  [default: 0.00002]",
+    help="Its highest learning rate.  [default: 0.0001]",
 )
 @runs_option
 @quiet_option

@@ -50,7 +50,7 @@ class QatOptions(BaseModel):
 
     images: int = Field(default=2000, ge=1)
     batch: int = Field(default=8, ge=1)
-    lr: float = Field(default=2e-5, gt=0)
+    lr: float = Field(default=1e-4, gt=0)
     amp: str = Field(default="off", pattern="^(auto|off|bf16)$")
     seed: int = 0
     threads: int | None = Field(default=None, ge=1)
