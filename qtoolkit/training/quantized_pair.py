@@ -23,7 +23,7 @@ from qtoolkit.training.onnx_parameters import write_constants_
 
 __all__ = ["GRID_RATE_SHARE", "QuantizedPair"]
 
-GRID_RATE_SHARE = 20.0
+GRID_RATE_SHARE = 200.0
 """Learning rate of the logarithms of scales, as a multiple of that of weights."""
 
 _LEARNED_BITS = 8
