@@ -1,6 +1,7 @@
 """The pipeline, in order; read this file first.
 
-    open → calibrate → rank layers → select 16-bit layers → quantize → evaluate → bench → scorecard → report
+    open → calibrate → rank layers → select 16-bit layers → quantize → fine-tune (QAT, optional) → evaluate → bench
+         → scorecard → report
 
 Each stage takes what came before, writes files below the output folder, and is not run again while its inputs and
 options hash the same: an interrupted run goes on where it stopped.
@@ -16,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 import qtoolkit
-from qtoolkit.artifacts.files import atomic_path, sha256_file, write_bytes, write_text
+from qtoolkit.artifacts.files import atomic_path, sha256_file, sha256_json, write_bytes, write_text
 from qtoolkit.artifacts.frontier import Frontier
 from qtoolkit.artifacts.plan import Precision, PrecisionPlan
 from qtoolkit.artifacts.scorecard import LatencyFigures, Scorecard
@@ -48,6 +49,7 @@ __all__ = [
     "bench_stage",
     "calibrate_stage",
     "evaluate_stage",
+    "finetune_stage",
     "frontier_stage",
     "open_run",
     "quantize",
@@ -78,6 +80,7 @@ def quantize(recipe: Recipe, progress: Progress = lambda stage, done, total: Non
     sensitivity = rank_stage(run, quantizer) if recipe.makes_plan else None
     plan = select_stage(run, quantizer, sensitivity)
     plans = quantize_stage(run, quantizer, plan)
+    plans |= finetune_stage(run, quantizer, plans)
     people = {variant: evaluate_stage(run, variant) for variant in plans}
     run = _with_undecodable(run, people["float"])
     latencies = bench_stage(run, list(plans))
@@ -207,6 +210,39 @@ def quantize_stage(run: Run, quantizer: Quantizer, mixed: PrecisionPlan | None) 
         run.store.run(f"quantize-{variant}", inputs, [path], make)
         run.progress("quantizing", done, len(plans))
     return {"float": run.uniform_plan(Precision.FP32), **plans}
+
+
+def finetune_stage(run: Run, quantizer: Quantizer, plans: Mapping[str, PrecisionPlan]) -> dict[str, PrecisionPlan]:
+    """``model.VARIANT-qat.onnx`` of the 8-bit and the mixed network, where the recipe asks for it, and their plans."""
+    if run.learning is None:
+        return {}
+    # Only here: everything else runs without torch.
+    from qtoolkit.quantization.qat import QatOptions, finetune_quantized
+
+    recipe, learning = run.recipe, run.learning
+    options = QatOptions(images=recipe.qat_images, lr=recipe.qat_lr, seed=recipe.seed % 2**32, threads=recipe.threads)
+    finetuned: dict[str, PrecisionPlan] = {}
+    for variant in (name for name in ("int8", "mixed") if name in plans):
+        name, plan = f"{variant}-qat", plans[variant]
+        inputs = [
+            run.model_sha256, quantizer.statistics.key, recipe.ranges, recipe.head, plan.model_dump(mode="json"),
+            options.outcome_fields(), learning.sha256, qtoolkit.__version__, sha256_file(run.network(variant)),
+        ]  # fmt: skip
+        path, folder = (
+            run.network(name),
+            run.store.path("qat", f"{name}-{sha256_json(inputs)[:12]}", "log.jsonl").parent,
+        )
+
+        def make(name: str = name, plan: PrecisionPlan = plan, path: Path = path, folder: Path = folder) -> None:
+            network = finetune_quantized(
+                quantizer, plan, run.head, learning, options, folder,
+                lambda done, total: run.progress(f"fine-tuning {name}", done, total),
+            )  # fmt: skip
+            write_bytes(path, network.SerializeToString(deterministic=True))
+
+        run.store.run(f"finetune-{variant}", inputs, [path], make)
+        finetuned[name] = plan
+    return finetuned
 
 
 def evaluate_stage(run: Run, variant: str) -> dict[int, People]:

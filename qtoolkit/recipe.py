@@ -22,7 +22,8 @@ DEFAULT_CALIBRATION_IMAGES = 100
 """How many of the images of ``DEFAULT_DATA`` it is calibrated on."""
 
 _FEWEST_RUNS = 10
-_PATHS = ("model", "data", "plan", "out")
+_PATHS = ("model", "data", "plan", "out", "unlabeled")
+_MAY_BE_RENDERED = ("data", "unlabeled")
 
 
 class Recipe(BaseModel):
@@ -38,6 +39,9 @@ class Recipe(BaseModel):
       where the target's runtime runs here, else MACs). Or ``plan``: a precision plan.
     - ``metric``: of the sensitivity analysis, on ``sensitivity_images`` calibration photos; ``ranges``: range
       estimator.
+    - ``qat``: fine-tune the 8-bit and the mixed network without labels, seeing ``qat_images`` images, at the highest
+      learning rate ``qat_lr``, on the photos of ``unlabeled`` (folder or data set; None: the part unlabeled of
+      ``data``, or the photos calibrated on).
     - ``runs``: inferences per variant in the latency measurement, 0 for none; ``threads``: None for every core.
     - ``seed``: of what is drawn (calibration photos).
     """
@@ -56,6 +60,10 @@ class Recipe(BaseModel):
     plan: Path | None = None
     metric: Literal["oks", "sqnr"] = "oks"
     ranges: Literal["min-max", "moving-average", "percentile", "mse", "entropy"] = "mse"
+    qat: bool = False
+    qat_images: int = Field(default=2000, ge=1)
+    qat_lr: float = Field(default=1e-4, gt=0, allow_inf_nan=False)
+    unlabeled: Path | None = None
     head: str | None = None
     input_size_wh: tuple[int, int] | None = None
     images: int | None = Field(default=None, ge=1)
@@ -95,6 +103,17 @@ class Recipe(BaseModel):
         """Whether the run ranks layers and chooses a plan itself."""
         return self.mixed is not None or self.min_ap_retention is not None
 
+    @model_validator(mode="after")
+    def _photos_only_for_qat(self) -> Recipe:
+        if self.unlabeled is not None and not self.qat:
+            raise UsageError(
+                "photos to fine-tune on are given, and nothing is fine-tuned",
+                expected="--unlabeled together with --qat",
+                found=f"unlabeled {self.unlabeled} without qat",
+                do="add --qat, or leave --unlabeled out",
+            )
+        return self
+
     @field_validator("mixed")
     @classmethod
     def _share(cls, value: float | None) -> float | None:
@@ -130,7 +149,8 @@ def read_recipe(path: str | os.PathLike[str], **overrides: Any) -> Recipe:
         )
     for name in _PATHS:
         # Rendered people (synthetic:N@seed) lie nowhere.
-        if isinstance(document.get(name), str) and not (name == "data" and document[name].startswith("synthetic:")):
+        rendered = name in _MAY_BE_RENDERED and str(document.get(name)).startswith("synthetic:")
+        if isinstance(document.get(name), str) and not rendered:
             document[name] = str(_beside(file, document[name]))
     document |= {name: value for name, value in overrides.items() if value is not None}
     document.setdefault("out", str(Path("runs") / file.stem))

@@ -17,7 +17,7 @@ from qtoolkit import pipeline
 from qtoolkit.artifacts.plan import Precision, PrecisionPlan
 from qtoolkit.artifacts.scorecard import Scorecard
 from qtoolkit.artifacts.sensitivity import Sensitivity
-from qtoolkit.errors import UsageError
+from qtoolkit.errors import DataSetError, UsageError
 from qtoolkit.graph.layers import find_layers
 from qtoolkit.graph.view import GraphView
 from qtoolkit.pipeline import QuantizeResult, calibrate_stage, open_run, quantize, rank_stage
@@ -433,3 +433,93 @@ def test_photos_that_look_whole_and_cannot_be_decoded_are_listed(network, make_d
     result = quantize(Recipe(model=network, data=data, out=tmp_path / "out", runs=0, threads=1))
     assert [skipped.path.name for skipped in result.skipped] == ["2.png"]
     assert (result.scorecard.data.images, result.scorecard.data.skipped) == (3, 1)
+
+
+class TestFineTuning:
+    FIELDS = {"qat": True, "qat_images": 8, "qat_lr": 1e-4, "threads": 1}  # noqa: RUF012
+
+    @pytest.fixture
+    def finetunings(self, monkeypatch) -> list[str]:
+        """Folders of the fine-tunings that are made, from here on."""
+        pytest.importorskip("torch")
+        from qtoolkit.quantization import qat
+
+        made, work = [], qat.finetune_quantized
+
+        def counting(*arguments):
+            made.append(arguments[5].name.partition("-qat")[0])
+            return work(*arguments)
+
+        monkeypatch.setattr(qat, "finetune_quantized", counting)
+        return made
+
+    def test_both_8_bit_networks_get_a_row_and_a_file_of_the_same_build(self, again, finetunings, calls):
+        result = quantize(changed(again, **self.FIELDS))
+        assert finetunings == ["int8", "mixed"]
+        assert calls == {"predict_set": 2}
+        rows = {row.variant: row for row in result.scorecard.rows}
+        assert list(rows) == [*VARIANTS, "int8-qat", "mixed-qat"]
+        for variant in ("int8", "mixed"):
+            before, after = rows[variant], rows[f"{variant}-qat"]
+            assert after.file == f"model.{variant}-qat.onnx"
+            assert after.sha256 != before.sha256
+            assert (after.precisions, after.bops_g) == (before.precisions, before.bops_g)
+            assert after.size_mb == pytest.approx(before.size_mb, rel=1e-3)
+            networks = [onnx.load(again.out / row.file).graph for row in (before, after)]
+            names = [[(node.op_type, node.name) for node in network.node] for network in networks]
+            assert names[0] == names[1]
+        assert "fine-tuned without labels on 3 photos, seeing 8 changed views" in " ".join(result.scorecard.notes)
+        assert result.scorecard.settings["qat_images"] == 8
+
+    def test_it_is_not_made_twice_and_other_options_make_it_anew(self, again, finetunings):
+        first = quantize(changed(again, **self.FIELDS)).scorecard
+        assert quantize(changed(again, **self.FIELDS)).scorecard.rows == first.rows
+        assert len(finetunings) == 2
+        quantize(changed(again, **self.FIELDS, seed=3))
+        quantize(changed(again, **(self.FIELDS | {"qat_lr": 1e-3})))
+        assert len(finetunings) == 6
+
+    def test_a_stopped_one_goes_on(self, again, finetunings, monkeypatch):
+        from qtoolkit.training import fine_tuning
+
+        fields = self.FIELDS | {"qat_images": 24}
+        whole = quantize(changed(again, **fields))
+        expected = (again.out / "model.int8-qat.onnx").read_bytes()
+        for path in (again.out / ".stages").glob("finetune-*.json"):
+            path.unlink()
+        shutil.rmtree(again.out / ".stages" / "qat")
+        (again.out / "model.int8-qat.onnx").unlink()
+        starts: list[int] = []
+        run = fine_tuning.FineTuning.run
+
+        def watched(self, settle):
+            starts.append(self._step)
+            self._options = self._options.model_copy(update={"save_every_minutes": 1e-9})
+            return run(self, settle)
+
+        monkeypatch.setattr(fine_tuning.FineTuning, "run", watched)
+
+        def stop(stage, done, total):
+            if (stage, done) == ("fine-tuning int8-qat", 16):
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            quantize(changed(again, **fields), stop)
+        assert not (again.out / "model.int8-qat.onnx").exists()
+        assert quantize(changed(again, **fields)).scorecard.rows == whole.scorecard.rows
+        assert (again.out / "model.int8-qat.onnx").read_bytes() == expected
+        assert starts == [0, 1, 0]
+
+    def test_without_it_nothing_is_said_of_it(self, finished):
+        _, result = finished
+        assert not {"qat", "qat_images", "qat_lr", "unlabeled"} & set(result.scorecard.settings)
+
+    def test_photos_without_it_are_refused(self, again):
+        with pytest.raises(UsageError, match="--unlabeled together with --qat"):
+            changed(again, unlabeled=Path("photos"))
+
+    def test_photos_to_learn_from_that_are_evaluated_on_are_refused_before_any_work(self, again, data, tmp_path):
+        recipe = changed(again, **self.FIELDS, unlabeled=data / "val", out=tmp_path / "new")
+        with pytest.raises(DataSetError, match="evaluation images too"):
+            open_run(recipe)
+        assert not recipe.out.exists()

@@ -79,6 +79,7 @@ def test_defaults(write):
         "min_ap_retention": None,
         "metric": "oks", "ranges": "mse", "head": None, "input_size_wh": None, "images": None,
         "calibration_images": None, "sensitivity_images": 16, "threads": None, "runs": 100, "seed": 0,
+            "qat": False, "qat_images": 2000, "qat_lr": 1e-4, "unlabeled": None,
     }  # fmt: skip
 
 
@@ -201,3 +202,19 @@ def test_rendered_people_are_no_path_beside_the_recipe(tmp_path):
     recipe = read_recipe(tmp_path / "recipe.yaml")
     assert str(recipe.data) == "synthetic:20@1"
     assert recipe.model == tmp_path / "m.onnx"
+
+
+class TestFineTuning:
+    def test_its_photos_lie_beside_the_recipe_unless_they_are_rendered(self, tmp_path):
+        path = tmp_path / "recipe.yaml"
+        for written, found in (("photos", tmp_path / "photos"), ("synthetic:9@2", Path("synthetic:9@2"))):
+            path.write_text(f"model: m.onnx\ndata: d\nqat: true\nunlabeled: {written}\n")
+            assert read_recipe(path).unlabeled == found
+
+    @pytest.mark.parametrize(
+        ("name", "value"), [("qat_images", 0), ("qat_lr", 0), ("qat_lr", ".inf"), ("qat", "maybe")]
+    )
+    def test_values_that_cannot_be_used(self, tmp_path, name, value):
+        (tmp_path / "recipe.yaml").write_text(f"model: m.onnx\ndata: d\n{name}: {value}\n")
+        with pytest.raises(RecipeError, match=name):
+            read_recipe(tmp_path / "recipe.yaml")

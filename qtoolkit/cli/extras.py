@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 
 from qtoolkit.errors import UnavailableError
 
-__all__ = ["require_torch"]
+__all__ = ["prepare_torch", "require_torch"]
 
 _TRAIN = ("torch", "safetensors")
 
@@ -21,6 +22,17 @@ def require_torch() -> None:
             found=f"no {' and no '.join(missing)}",
             do="pip install 'qtoolkit[train]'",
         )
+
+
+def prepare_torch() -> None:
+    """Set up training on this machine's processor; call it before torch is imported. Raises as ``require_torch``."""
+    # Waiting threads must not spin while others want the core.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    require_torch()
+    from qtoolkit.training.allocator import keep_freed_memory
+
+    keep_freed_memory()
 
 
 def _is_there(name: str) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from qtoolkit.cli.extras import prepare_torch
 from qtoolkit.cli.options import (
     build_recipe,
     json_option,
@@ -32,11 +33,13 @@ Examples:
   qtool quantize --mixed 0.3
   qtool quantize yolov8n-pose.onnx --data coco --mixed 0.3
   qtool quantize yolov8n-pose.onnx --data coco --plan plan.yaml --out runs/mine
+  qtool quantize yolov8n-pose.onnx --data coco --qat --unlabeled photos
 
 Calibrates on the part calib of the data set and measures on val. Without MODEL: the network that comes with qtool, on
-rendered people unless --data says otherwise. Writes model.float.onnx, model.16bit.onnx,
-model.int8.onnx and, with --mixed or --plan, model.mixed.onnx; scorecard.json, plan.yaml, sensitivity.json,
-report.md, report.html. A run that was stopped goes on where it was when the same command is given again."""
+rendered people unless --data says otherwise. Writes model.float.onnx, model.16bit.onnx, model.int8.onnx and, with
+--mixed or --plan, model.mixed.onnx; with --qat model.int8-qat.onnx and model.mixed-qat.onnx; scorecard.json, plan.yaml,
+sensitivity.json, report.md, report.html. A run that was stopped goes on where it was when the same command is given
+again."""
 
 
 @click.command("quantize", epilog=_EPILOG)
@@ -48,6 +51,25 @@ report.md, report.html. A run that was stopped goes on where it was when the sam
     metavar="FILE",
     help="Apply this precision plan (YAML), and rank nothing.",
 )
+@click.option(
+    "--qat", is_flag=True, default=None, help="Fine-tune the 8-bit and the mixed network too, without labels (torch)."
+)
+@click.option(
+    "--unlabeled",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Photos to fine-tune on: a folder, a data set, or synthetic:N@seed.  [default: the part unlabeled of the "
+    "data, else the photos calibrated on]",
+)
+@click.option(
+    "--qat-images", type=click.IntRange(min=1), metavar="N", help="Images seen in the fine-tuning.  [default: 2000]"
+)
+@click.option(
+    "--qat-lr",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="RATE",
+    help="Its highest learning rate.  [default: 0.0001]",
+)
 @runs_option
 @quiet_option
 @json_option
@@ -58,6 +80,9 @@ def command(model: Path | None, quiet: bool, as_json: bool, **options: Any) -> N
 
 def quantize_and_print(recipe: Recipe, quiet: bool, as_json: bool) -> None:
     """Run the pipeline, write the report, print scorecard and plan."""
+    if recipe.qat:
+        prepare_torch()
+
     from qtoolkit.pipeline import quantize
     from qtoolkit.reporting.page import write_report
 

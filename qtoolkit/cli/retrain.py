@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from qtoolkit.cli.extras import require_torch
+from qtoolkit.cli.extras import prepare_torch
 from qtoolkit.cli.options import head_option, input_size_option, json_option, optional_model_argument, quiet_option
 from qtoolkit.cli.output import list_skipped, print_json, skipped_records
 from qtoolkit.cli.progress import show_progress
@@ -107,13 +106,7 @@ def command(model: Path | None, quiet: bool, as_json: bool, **options: Any) -> N
     """Give MODEL, any float ONNX network, ReLU activations, and teach it on plain photos to repeat what it said
     before; or give them to weights of `qtool train`, and train on with labels. Without MODEL: the default network, on
     rendered people."""
-    # As in `qtool train`: waiting threads must not spin while others want the core.
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    require_torch()
-    from qtoolkit.training.allocator import keep_freed_memory
-
-    keep_freed_memory()
+    prepare_torch()
     given = {name: value for name, value in options.items() if value is not None}
     if model is not None and model.suffix.lower() == _WEIGHTS:
         _show_training(_train_on(model, given, quiet), as_json)

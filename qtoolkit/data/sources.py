@@ -72,6 +72,21 @@ class DataSource:
             )
         return split
 
+    def learning_split(self, option: str) -> Split:
+        """Photos to learn from without labels: the part unlabeled or, without one, train, or calib.
+
+        Raises DataSetError, naming ``option``, where there is none.
+        """
+        split = self.unlabeled or self.train or self.calib
+        if split is None:
+            raise DataSetError(
+                f"the data set {self.name} has no photos to train on",
+                expected="a folder of photos, or a data set with a part unlabeled, train or calib",
+                found="an evaluation part only",
+                do=f"give other photos with {option}: those that are evaluated on must not be trained on",
+            )
+        return Split(split.images_dir, None, split.names)
+
     def _parts(self) -> str:
         parts = {"val": self.evaluation, "calib": self.calib, "train": self.train, "unlabeled": self.unlabeled}
         return ", ".join(name for name, split in parts.items() if split)

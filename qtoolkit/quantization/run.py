@@ -26,6 +26,7 @@ from qtoolkit.graph.layers import Layer, find_layers
 from qtoolkit.graph.load import NetworkInput, load_network, network_input
 from qtoolkit.graph.view import GraphView
 from qtoolkit.quantization.feeds import image_feeds
+from qtoolkit.quantization.learning_photos import learning_photos
 from qtoolkit.quantization.ptq import check_plan, supported_plan, wide_precision
 from qtoolkit.quantization.selection import BudgetUnit
 from qtoolkit.recipe import Recipe
@@ -38,7 +39,10 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What every stage of one run works on: the prepared float network, its head, the photos, the folder."""
+    """What every stage of one run works on: the prepared float network, its head, the photos, the folder.
+
+    ``learning`` are the photos that quantization-aware training learns from, None without it.
+    """
 
     recipe: Recipe
     target: Target
@@ -53,6 +57,7 @@ class Run:
     progress: Progress
     data_name: str
     skipped: tuple[SkippedImage, ...] = ()
+    learning: CalibrationSet | None = None
 
     @property
     def out(self) -> Path:
@@ -125,6 +130,7 @@ def open_run(recipe: Recipe, progress: Progress = lambda stage, done, total: Non
     samples = source.evaluation_samples(recipe.images, lambda done, total: progress("reading photos", done, total))
     calibration = calibration_set_of(source, recipe.calibration_images, recipe.seed)
     check_disjoint(calibration, samples)
+    learning = learning_photos(recipe, source, samples, calibration, progress) if recipe.qat else None
     store = StageStore(prepare_out_dir(recipe.out))
     _keep_edited_plan(store, recipe)
     path = store.folder / "model.float.onnx"
@@ -132,7 +138,8 @@ def open_run(recipe: Recipe, progress: Progress = lambda stage, done, total: Non
     return Run(
         recipe, target, wide, model, sha256_file(path), layers, head, samples, calibration, store, progress,
         source.name,
-        (*samples.skipped, *calibration.skipped),
+        tuple(dict.fromkeys((*samples.skipped, *calibration.skipped, *(learning.skipped if learning else ())))),
+        learning,
     )  # fmt: skip
 
 

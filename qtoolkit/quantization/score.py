@@ -18,6 +18,8 @@ from qtoolkit.recipe import Recipe
 
 __all__ = ["score_variants"]
 
+_OF_QAT = ("qat", "qat_images", "qat_lr", "unlabeled")
+
 
 def score_variants(
     run: Run,
@@ -56,6 +58,10 @@ def score_variants(
 def _settings(recipe: Recipe) -> dict[str, Any]:
     """The options that shaped the figures; of a plan the name, and no paths, which are this machine's."""
     settings = recipe.model_dump(mode="json", exclude={"model", "data", "out", "version"})
+    if not recipe.qat:
+        settings = {name: value for name, value in settings.items() if name not in _OF_QAT}
+    elif recipe.unlabeled is not None:
+        settings["unlabeled"] = recipe.unlabeled.name
     return settings | {"plan": recipe.plan.name if recipe.plan else None}
 
 
@@ -70,6 +76,11 @@ def _notes(run: Run, latencies: Mapping[str, LatencyFigures]) -> tuple[str, ...]
     if not run.runs_here:
         notes.append(
             f"Target {run.target.name} does not run here: AP is that of its Q/DQ network in ONNX Runtime; no latency."
+        )
+    if run.learning is not None:
+        notes.append(
+            f"The -qat networks were fine-tuned without labels on {len(run.learning)} photos, "
+            f"seeing {run.recipe.qat_images} changed views of them."
         )
     if run.skipped:
         notes.append(f"{len(run.skipped)} photos could not be used.")

@@ -78,12 +78,14 @@ class Distillation:
     of Bernoulli variables: binary cross-entropy of q minus the entropy of p.
 
     ``outputs`` are the tensors compared, ``scores`` the confidence channels among them, as ``score_channels`` finds
-    them.
+    them. ``limit``: squared differences of more than so many standard deviations go on along a line (Huber), so that
+    one photo on which the networks are far apart does not outweigh all the others; None: none do.
     """
 
-    def __init__(self, outputs: tuple[str, ...], scores: Mapping[str, Tensor]) -> None:
+    def __init__(self, outputs: tuple[str, ...], scores: Mapping[str, Tensor], limit: float | None = None) -> None:
         self.outputs = outputs
         self._scores = dict(scores)
+        self._limit = limit
         self._variance: dict[str, Tensor] = {}
 
     def measure_spread(self, teacher: Mapping[str, Tensor]) -> None:
@@ -125,11 +127,18 @@ class Distillation:
     def _difference(self, name: str, wanted: Tensor, given: Tensor, weight: Tensor | None) -> Tensor:
         if weight is None or wanted.dim() != 4:
             spread = self._variance.setdefault(name, wanted.var().clamp(min=1e-6))
-            return (given - wanted).square().mean() / spread
+            return self._squared((given - wanted).square() / spread).mean()
         if name not in self._variance:
             mean = (weight * wanted).sum((0, 2, 3), keepdim=True)
             self._variance[name] = (weight * (wanted - mean).square()).sum((0, 2, 3), keepdim=True).clamp(min=1e-3)
-        return (weight * (given - wanted).square() / self._variance[name]).sum((0, 2, 3)).mean()
+        return (weight * self._squared((given - wanted).square() / self._variance[name])).sum((0, 2, 3)).mean()
+
+    def _squared(self, squares: Tensor) -> Tensor:
+        """Squares u² as they are counted: c · (2 · |u| − c) beyond the limit c."""
+        c = self._limit
+        if c is None:
+            return squares
+        return torch.where(squares <= c * c, squares, c * (2 * squares.clamp(min=c * c).sqrt() - c))
 
 
 def _score_loss(wanted: Tensor, given: Tensor) -> Tensor:

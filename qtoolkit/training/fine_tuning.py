@@ -1,4 +1,4 @@
-"""The second stage of a retraining without labels: gradients, until the outputs are those of the original."""
+"""Fine-tuning without labels: gradients, until the outputs are those of the original."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from qtoolkit.errors import QtoolError
 from qtoolkit.training.journal import Journal
 from qtoolkit.training.network_pair import NetworkPair
 from qtoolkit.training.photos import PhotoBatches
-from qtoolkit.training.retrain_folder import RetrainFolder
 from qtoolkit.training.retrain_options import RetrainOptions
 from qtoolkit.training.shards import ShardedGradients
 from qtoolkit.training.threads import torch_threads
+from qtoolkit.training.tuned_pair import TunedPair, TuningFolder, TuningOptions
 
 __all__ = ["FineTuning", "learning_rate_share", "tuning_size_wh"]
 
@@ -50,8 +50,9 @@ def tuning_size_wh(pair: NetworkPair, options: RetrainOptions) -> tuple[int, int
 class FineTuning:
     """Adam on the student of ``pair``, from the state in ``folder`` or from its weights of now.
 
-    ``photos`` are drawn from as ``PhotoBatches`` does. ``measure(images seen)`` writes the network and returns its AP,
-    if it can be measured; ``aps`` are those measured so far. ``progress`` is called with (images seen, total).
+    ``photos`` are drawn from as ``PhotoBatches`` does, at ``size_wh`` pixels. ``measure(images seen)`` writes the
+    network and returns its AP, if it can be measured; ``aps`` are those measured so far. ``progress`` is called with
+    (images seen, total).
 
     What is measured and kept at the end is the average of the weights over about the last 500 steps. Both networks
     compute in bfloat16 where ``options.amp`` says so or the processor multiplies in it (``auto``).
@@ -63,10 +64,11 @@ class FineTuning:
 
     def __init__(
         self,
-        pair: NetworkPair,
-        folder: RetrainFolder,
-        options: RetrainOptions,
+        pair: TunedPair,
+        folder: TuningFolder,
+        options: TuningOptions,
         photos: Sequence[Path],
+        size_wh: tuple[int, int],
         measure: Callable[[int], float | None],
         aps: Mapping[int, float],
         progress: Callable[[int, int], None],
@@ -75,9 +77,9 @@ class FineTuning:
         self._measure, self._aps, self._progress = measure, aps, progress
         self._steps = options.steps
         self._batches = PhotoBatches(photos, options.batch, options.seed)
-        self._size_wh = tuning_size_wh(pair, options)
-        self._parameters = pair.student.parameters_by_name()
-        self._optimizer = torch.optim.Adam(self._parameters.values(), lr=options.lr, betas=_BETAS)
+        self._size_wh = size_wh
+        self._parameters = dict(pair.trained())
+        self._optimizer = torch.optim.Adam(self._groups(), lr=options.lr, betas=_BETAS)
         self._average = {name: each.detach().clone() for name, each in self._parameters.items()}
         self._bf16 = options.amp == "bf16" or (options.amp == "auto" and _multiplies_bf16())
         self._sums, self._summed = [0.0, 0.0], 0
@@ -107,6 +109,8 @@ class FineTuning:
                 if self._step < self._steps:
                     self._record(journal, False)
         self._load_average_()
+        if not all(bool(each.isfinite().all()) for each in self._parameters.values()):
+            raise self._diverged("weights that are none")
         settle()
         self._record(journal, True)
 
@@ -133,18 +137,21 @@ class FineTuning:
         self._set_rate()
         for scores, rest in gradients(images):
             if not math.isfinite(scores + rest):
-                raise QtoolError(
-                    f"the loss is no number any more after {self._seen} images",
-                    expected="a finite loss",
-                    found=str(scores + rest),
-                    do="begin anew with a lower --lr and another --out; the last saved state is kept",
-                )
+                raise self._diverged(str(scores + rest))
             self._sums = [self._sums[0] + scores, self._sums[1] + rest]
             self._summed += 1
         self._optimizer.step()
         decay = min(_AVERAGE_DECAY, (1 + self._step) / (10 + self._step))
         with torch.no_grad():
             torch._foreach_lerp_(list(self._average.values()), list(self._parameters.values()), 1 - decay)
+
+    def _diverged(self, found: str) -> QtoolError:
+        return QtoolError(
+            f"the loss is no number any more after {self._seen} images",
+            expected="a finite loss",
+            found=found,
+            do=f"begin anew with a lower {self._options.rate_option} and another --out; the last saved state is kept",
+        )
 
     def _loss_of(self, images: Tensor) -> tuple[Tensor, tuple[float, float]]:
         with torch.autocast("cpu", torch.bfloat16, enabled=self._bf16):
@@ -172,9 +179,17 @@ class FineTuning:
                 for name, parameter in self._parameters.items():
                     parameter.copy_(current[name])
 
+    def _groups(self) -> list[dict[str, Any]]:
+        """Parameters by their share of the learning rate, that of the weights first."""
+        shares = {name: self._pair.rate_share(name) for name in self._parameters}
+        return [
+            {"share": share, "params": [self._parameters[name] for name, own in shares.items() if own == share]}
+            for share in sorted(set(shares.values()))
+        ]
+
     def _set_rate(self) -> None:
         for group in self._optimizer.param_groups:
-            group["lr"] = self._options.lr * learning_rate_share(self._step, self._steps)
+            group["lr"] = self._options.lr * group["share"] * learning_rate_share(self._step, self._steps)
 
     def _log_losses(self, journal: Journal) -> None:
         now = time.monotonic()
@@ -194,7 +209,7 @@ class FineTuning:
         averages = {f"average.{name}": average for name, average in self._average.items()}
         aps = {str(seen): ap for seen, ap in self._aps.items()}
         facts = {"step": self._step, "sums": self._sums, "summed": self._summed, "ap": aps}
-        self._folder.save_tuned(self._pair.tensors() | moments | averages, facts)
+        self._folder.save_tuned({**self._pair.tensors(), **moments, **averages}, facts)
         self._saved = time.monotonic()
 
     def _restore(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import torch
 from onnx import numpy_helper
-from torch import Tensor
+from torch import Tensor, nn
 
 from qtoolkit.artifacts.files import write_bytes
 from qtoolkit.errors import HeadError, ModelFileError, UsageError
@@ -102,6 +102,14 @@ class NetworkPair:
             found=str(given),
             do=f"give another {option}, or leave it out",
         )
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """What is trained: the student's parameters, by name."""
+        return self.student.parameters_by_name()
+
+    def rate_share(self, name: str) -> float:
+        """Learning rate of a trained parameter, as a multiple of the run's: the same for all."""
+        return 1.0
 
     def tensors(self) -> dict[str, Tensor]:
         """What was trained and estimated: ``model.NAME`` for parameters, ``statistics.NAME`` for batch norms'."""

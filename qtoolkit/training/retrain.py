@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qtoolkit.data.calibration_set import CalibrationSet, check_disjoint
-from qtoolkit.data.samples import SkippedImage, Split
+from qtoolkit.data.samples import SkippedImage
 from qtoolkit.data.sources import DataSource, open_data_source
 from qtoolkit.errors import DataSetError
 from qtoolkit.evaluation.evaluate import evaluate_network
@@ -73,7 +73,8 @@ class _Retraining:
         self._options, self._progress = options, progress
         self._pair = NetworkPair.of(options)
         tuning_size_wh(self._pair, options)
-        photos = _photos(open_data_source(options.images, parts=("train",), progress=self._stage("rendering people")))
+        source = open_data_source(options.images, parts=("train",), progress=self._stage("rendering people"))
+        photos = source.learning_split("--images")
         self._photos = CalibrationSet.from_split(photos, options.max_images, options.seed)
         self._data = self._evaluation_data()
         self._fit_on = fit_images(self._pair, self._photos.paths, options)
@@ -123,8 +124,9 @@ class _Retraining:
             pair.write(folder.model)
             return self._measure(seen, folder.model)
 
+        size_wh = tuning_size_wh(pair, self._options)
         tuning = FineTuning(
-            pair, folder, self._options, self._photos.paths, measure, self._aps, self._stage("fine-tuning")
+            pair, folder, self._options, self._photos.paths, size_wh, measure, self._aps, self._stage("fine-tuning")
         )
         tuning.run(lambda: pair.settle_statistics_(self._fit_on))
         # A finished run that is repeated: what it wrote may have been taken away, and --data may be new.
@@ -166,15 +168,3 @@ class _Retraining:
 
 def _measured(facts: dict[str, dict[str, float]]) -> dict[int, float]:
     return {int(seen): ap for seen, ap in facts["ap"].items()}
-
-
-def _photos(source: DataSource) -> Split:
-    split = source.unlabeled or source.train or source.calib
-    if split is None:
-        raise DataSetError(
-            f"the data set {source.name} has no photos to retrain on",
-            expected="a folder of photos, or a data set with a part unlabeled, train or calib",
-            found="an evaluation part only",
-            do="give other photos with --images: those that are evaluated on must not be trained on",
-        )
-    return Split(split.images_dir, None, split.names)

@@ -57,6 +57,11 @@ class RetrainOptions(BaseModel):
     seed: int = Field(default=0, ge=0, lt=2**32)
 
     @property
+    def rate_option(self) -> str:
+        """What the command calls ``lr``."""
+        return "--lr"
+
+    @property
     def steps(self) -> int:
         """Batches of the fine-tuning."""
         return -(-self.steps_images // self.batch)

@@ -21,3 +21,12 @@ def test_what_is_missing_is_named(monkeypatch, absent, message):
         extras.require_torch()
     assert error.value.exit_code == 4
     assert "pip install 'qtoolkit[train]'" in str(error.value)
+
+
+def test_without_torch_a_fine_tuning_is_refused_before_any_work(monkeypatch, tmp_path, qtool, people, network):
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else real(name))
+    result = qtool("quantize", network, "--data", people, "--qat", "--out", tmp_path / "out")
+    assert result.exit_code == 4
+    assert "this command needs torch" in result.stderr
+    assert not (tmp_path / "out").exists()

@@ -256,6 +256,26 @@ class TestDefaultNetwork:
         agreement = {row.variant: row.agreement for row in scorecard.rows}
         assert max(agreement["int8"], agreement["mixed"]) < agreement["16bit"] <= 100
 
+    def test_fine_tuned_networks_get_rows_of_their_own(self, network, people, tmp_path, qtool, quick):
+        pytest.importorskip("torch")
+        photos = tmp_path / "photos"
+        shutil.copytree(people / "calib", photos)
+        options = ("--qat", "--unlabeled", photos, "--qat-images", 8, "--qat-lr", 1e-4)
+        result = qtool("quantize", network, "--data", people, "--out", tmp_path / "out", *options, *quick)
+        assert result.exit_code == 0
+        assert "\nint8-qat " in result.stdout
+        assert "model.int8-qat.onnx" in result.stdout
+        assert "fine-tuning int8-qat" in result.stderr
+        row = Scorecard.read(tmp_path / "out" / "scorecard.json").row("int8-qat")
+        assert row.ap is not None
+        report = (tmp_path / "out" / "report.md").read_text()
+        assert "int8-qat" in report and str(tmp_path) not in report
+
+    def test_photos_to_fine_tune_on_without_a_fine_tuning(self, network, people, tmp_path, qtool):
+        result = qtool("quantize", network, "--data", people, "--unlabeled", people, "--out", tmp_path / "out")
+        assert result.exit_code == 2
+        assert "expected: --unlabeled together with --qat" in result.stderr
+
     def test_a_network_without_data(self, network, tmp_path, qtool):
         result = qtool("quantize", network, "--out", tmp_path / "out")
         assert result.exit_code == 2

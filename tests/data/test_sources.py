@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from qtoolkit.data.sources import open_data_source
+from qtoolkit.data.sources import DataSource, Split, open_data_source
 from qtoolkit.errors import DataSetError, UsageError
 
 Photo = Callable[..., Path]
@@ -166,3 +166,22 @@ def test_the_real_data_set(real_data: Path) -> None:
     assert len(source.calibration_split().file_names()) == 158
     assert source.unlabeled is not None
     assert len(source.unlabeled.file_names()) == 500
+
+
+@pytest.mark.parametrize(
+    ("parts", "found"),
+    [
+        ({"unlabeled": "u", "train": "t", "calib": "c"}, "u"),
+        ({"train": "t", "calib": "c"}, "t"),
+        ({"calib": "c", "evaluation": "e"}, "c"),
+    ],
+)
+def test_photos_to_learn_from_without_labels(parts: dict[str, str], found: str) -> None:
+    splits = {name: Split(Path(folder), Path("labels.json")) for name, folder in parts.items()}
+    assert DataSource("people", "coco-keypoints", **splits).learning_split("--images") == Split(Path(found))
+
+
+def test_there_may_be_none() -> None:
+    source = DataSource("people", "coco-keypoints", evaluation=Split(Path("e")))
+    with pytest.raises(DataSetError, match="give other photos with --unlabeled"):
+        source.learning_split("--unlabeled")

@@ -98,9 +98,18 @@ def test_the_conditions_are_those_of_the_run(opened, plans, people):
     assert scorecard.environment | {"load_average_1m": None} == now
 
 
+def test_with_qat_its_settings_are_there_and_a_note_on_its_photos(opened, plans, people, tmp_path):
+    recipe = opened.recipe.model_copy(update={"qat": True, "unlabeled": tmp_path / "photos"})
+    scorecard = score_variants(replace(opened, recipe=recipe, learning=opened.calibration), plans, people, {})
+    assert scorecard.settings["qat_images"] == 2000
+    assert scorecard.settings["unlabeled"] == "photos"
+    assert any("without labels on 3 photos, seeing 2000 changed views" in note for note in scorecard.notes)
+
+
 def test_settings_are_every_option_but_paths(opened, plans, people):
     settings = score_variants(opened, plans, people, {}).settings
-    assert set(settings) == set(Recipe.model_fields) - {"version", "model", "data", "out"}
+    of_qat = {"qat", "qat_images", "qat_lr", "unlabeled"}
+    assert set(settings) == set(Recipe.model_fields) - {"version", "model", "data", "out"} - of_qat
     assert (settings["mixed"], settings["seed"], settings["runs"], settings["plan"]) == (0.25, 3, 0, None)
 
 

@@ -83,3 +83,29 @@ def test_score_channels_are_found_by_their_gradient(tiny_pose_model):
 
 def test_no_known_head_has_no_score_channels(tiny_pose_model):
     assert score_channels(prepare_network(tiny_pose_model()), None) == {}
+
+
+def test_beyond_the_limit_differences_count_along_a_line():
+    teacher = {"box": torch.tensor([[[[-1.0, 1.0]]]])}  # variance 2
+    wide = 2**0.5
+    losses = {}
+    for limit in (None, 1.0):
+        loss = Distillation(("box",), {}, limit)
+        losses[limit] = [
+            float(loss(teacher, {"box": teacher["box"] + torch.tensor([[[[shift * wide, 0.0]]]])}).total)
+            for shift in (0.5, 1.0, 3.0, 100.0)
+        ]
+    assert losses[None] == pytest.approx([0.125, 0.5, 4.5, 5000.0])
+    assert losses[1.0] == pytest.approx([0.125, 0.5, 2.5, 99.5])
+
+
+def test_the_gradient_is_finite_at_the_teacher_and_bounded_far_from_it():
+    loss = Distillation(("score", "box"), {"score": torch.tensor([0])}, 1.0)
+    teacher = _maps(1)
+    sizes = []
+    for factor in (0.0, 10.0, 1000.0):
+        student = {name: (value + factor).requires_grad_(True) for name, value in teacher.items()}
+        total = loss(teacher, student).total
+        sizes.append(float(torch.autograd.grad(total, student["box"])[0].abs().max()))
+    assert sizes[0] == pytest.approx(0)
+    assert sizes[1] == pytest.approx(sizes[2], rel=1e-3)

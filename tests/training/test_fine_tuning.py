@@ -40,7 +40,7 @@ def tuning(tmp_path, tiny_pose_model, make_people):
         )
         pair, folder = NetworkPair.of(options), RetrainFolder(options, "0" * 64)
         folder.prepare()
-        return FineTuning(pair, folder, options, photos, measure, {}, lambda done, total: None), pair
+        return FineTuning(pair, folder, options, photos, (64, 64), measure, {}, lambda done, total: None), pair
 
     return make
 
