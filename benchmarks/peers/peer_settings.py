@@ -111,7 +111,8 @@ TOOLS = (
             Setting("default", "`QConfig`'s own layer config: int8, percentile", is_default=True),
             Setting(
                 "best",
-                "percentile, weights per channel, cross-layer equalization and bias correction, decode tail excluded",
+                "percentile, weights per channel, cross-layer equalization and bias correction, decode tail excluded; "
+                "at most 64 photos",
             ),
         ),
     ),
