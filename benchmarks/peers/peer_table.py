@@ -27,10 +27,19 @@ def results_text(results: Mapping[str, Any]) -> str:
         parts.append("On OpenVINO, measured in NNCF's environment:")
         parts.append(_table(OPENVINO_HEADER, map(_openvino_cells, openvino)))
     not_run = [f"- {row['label']}: not run: {row['reason']}" for row in rows if row.get("reason")]
+    not_run += [
+        f"- {row['label']}: not on OpenVINO: {row['openvino']['refused']}"
+        for row in openvino
+        if "refused" in row["openvino"]
+    ]
     parts += ["\n".join(not_run)] if not_run else []
-    parts.append("\n".join(f"- {row['label']} {row.get('version') or ''}: {row['text']}" for row in rows))
+    parts.append("\n".join(f"- {row['label']}{_version(row)}: {row['text']}" for row in rows))
     parts.append("\n".join(results["conditions"]))
     return "\n\n".join(parts) + "\n"
+
+
+def _version(row: Mapping[str, Any]) -> str:
+    return f" ({row['version']})" if row.get("version") else ""
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:

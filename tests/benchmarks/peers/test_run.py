@@ -96,6 +96,31 @@ def test_one_tool_fails_the_others_go_on_and_nothing_done_is_done_again(stand_in
     assert "| Copy | default |" in text
 
 
+def test_tables_leave_out_what_was_not_measured():
+    text = results_text(
+        {
+            "rows": [
+                {"label": "float", "title": "float", "setting": "", "text": "as given", "ap": 50.0},
+                {"label": "peer-a", "title": "Peer", "setting": "a", "text": "first", "version": "2.6", "ap": 49.5,
+                 "q": 3, "dq": 7, "differences": {"qtool-mixed": {"ap": {"value": -0.5, "lo": -1.0, "hi": 0.25}}},
+                 "openvino": {"refused": "no such operator"}},
+                {"label": "peer-ir", "title": "Peer", "setting": "ir", "text": "second", "ran_on": "openvino-cpu",
+                 "openvino": {"ap": 48.0, "p50_ms": 9.0, "ratio": 0.5, "ratio_lo": 0.4, "ratio_hi": 0.6}},
+            ],
+            "conditions": ["24 photos"],
+        }
+    )  # fmt: skip
+    lines = text.splitlines()
+    assert "| float |  | 50.00 | – | – | – | – | – | – | – | – | – |" in lines
+    assert "| Peer | a | 49.50 | – | – | – | – | – | – | – | 3 / 7 | – |" in lines
+    assert "| Peer | a | – | -0.50 (-1.00 to +0.25) |" in lines
+    assert "| Peer | ir | 48.00 | – | 9.0 | 0.50 (0.40–0.60) | – | – | – |" in lines
+    assert [line for line in lines if line.startswith("| Peer | ir")] == [
+        "| Peer | ir | 48.00 | – | 9.0 | 0.50 (0.40–0.60) | – | – | – |"
+    ]
+    assert "- peer-a: not on OpenVINO: no such operator" in lines and "- peer-a (2.6): first" in lines
+
+
 @pytest.mark.slow
 def test_qtool_itself_and_the_differences_to_it(command):
     _, rows = compare(command, "--runs", "0", only=("qtool",))
