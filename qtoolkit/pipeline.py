@@ -198,7 +198,7 @@ def evaluate_stage(run: Run, variant: str) -> dict[int, People]:
     path = run.store.path("people", f"{variant}.npz")
 
     def make() -> None:
-        with OnnxRuntimeCpu(network, threads=1) as runner:
+        with OnnxRuntimeCpu(network, threads=1, integer_kernels=run.runs_here) as runner:
             people, _ = predict_set(
                 PoseNetwork(runner, run.head), run.samples,
                 lambda done, total: run.progress(f"evaluating {variant}", done, total),
@@ -207,7 +207,9 @@ def evaluate_stage(run: Run, variant: str) -> dict[int, People]:
         write_predictions(path, people)
 
     # Figures of another release of the runtime are not figures of this one.
-    inputs = [sha256_file(network), run.samples.sha256, run.recipe.head, capture_environment().packages]
+    inputs = [
+        sha256_file(network), run.samples.sha256, run.recipe.head, run.runs_here, capture_environment().packages,
+    ]  # fmt: skip
     run.store.run(f"evaluate-{variant}", inputs, [path], make)
     return read_predictions(path)
 

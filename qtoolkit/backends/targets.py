@@ -57,7 +57,28 @@ _TENSORRT = Target(
     quantize_residual_adds=True,
 )
 
-TARGETS: Mapping[str, Target] = MappingProxyType({row.name: row for row in (_ORT_CPU, _TENSORRT)})
+_TIDL = Target(
+    name="tidl",
+    backend="tidl",
+    description="Texas Instruments TIDL (TDA4, AM6xA), its symmetric number format",
+    activation_8bit=_SIGNED_8.model_copy(update={"power_of_two": True}),
+    activation_16bit=_SIGNED_16.model_copy(update={"power_of_two": True}),
+    # TIDL's default, quantization_scale_type 0: scales of weights are free, those of feature maps powers of two.
+    weight_8bit=_WEIGHT_8,
+    weight_16bit=_WEIGHT_16,
+    per_channel_weights=False,
+    int8_layers=frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"}),
+    wide_kinds=(Precision.INT16W16, Precision.INT16),
+    quantize_layer_outputs=True,
+    fused_activations=frozenset({"Relu", "Clip"}),
+    int8_ops=frozenset({"Add", "Mul", "Sigmoid", "LeakyRelu", "Concat", "AveragePool", "GlobalAveragePool"}),
+    shape_ops=_SHAPE_OPS,
+    integer_only=True,
+    unsigned_where_nonnegative=True,
+    concat_forces_inputs=True,
+)
+
+TARGETS: Mapping[str, Target] = MappingProxyType({row.name: row for row in (_ORT_CPU, _TENSORRT, _TIDL)})
 """Name → target; the first is the default."""
 
 

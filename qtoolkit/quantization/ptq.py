@@ -89,10 +89,15 @@ class Quantizer:
 
     def _activation_params(self, tensor: str, bit_width: int) -> QuantParams:
         spec = self.target.activation_8bit if bit_width == 8 else self.target.activation_16bit
+        if self.target.unsigned_where_nonnegative and self._is_nonnegative(tensor):
+            spec = spec.model_copy(update={"signed": False})
         grid = integer_grid(spec)
         if (tensor, bit_width) not in self._ranges:
             self._ranges[tensor, bit_width] = self._range(tensor, grid)
         return params_from_range(*self._ranges[tensor, bit_width], grid)
+
+    def _is_nonnegative(self, tensor: str) -> bool:
+        return is_unit_interval(self._view, tensor) or self.statistics.of(tensor).minimum >= 0.0
 
     def _range(self, tensor: str, grid: IntegerGrid) -> tuple[float, float]:
         if is_unit_interval(self._view, tensor):
@@ -122,8 +127,9 @@ class Quantizer:
         )
         params = weight_params(weight, integer_grid(spec), axis)
         bias = None if layer.bias is None else self._view.constant(layer.bias)
-        key = (layer.input, 8)
-        if precision is Precision.INT8 and self.target.quantize_layer_outputs and key in activations:
+        key = (layer.input, precision.activation_bits)
+        adds_integers = precision is Precision.INT8 and self.target.quantize_layer_outputs
+        if (adds_integers or self.target.integer_only) and key in activations:
             return LayerWeights.quantized(weight, params, bias, float(activations[key].scale))
         return LayerWeights.quantized(weight, params)
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from qtoolkit.artifacts.plan import Precision
 from qtoolkit.artifacts.sensitivity import LayerSensitivity, Sensitivity
+from qtoolkit.backends.table import RUNNERS
 from qtoolkit.data.people import People
 from qtoolkit.data.skeletons import COCO17
 from qtoolkit.errors import UsageError
@@ -155,7 +156,10 @@ def analyse_sensitivity(
     judge = _Judge(head, _sigmas(head), metric == "oks")
     with tempfile.TemporaryDirectory(prefix="qtoolkit-") as folder:
         trials = prepare_trials(quantizer, [layer.name for layer in chosen], precision, Path(folder), threads)
-        count = run_trials(quantizer.model, trials, feeds, judge, threads=threads, progress=progress)
+        count = run_trials(
+            quantizer.model, trials, feeds, judge, threads=threads, progress=progress,
+            integer_kernels=quantizer.target.backend in RUNNERS,
+        )  # fmt: skip
     if metric == "oks" and not judge.people:
         raise _nobody(count)
     total = sum(layer.macs for layer in quantizer.layers) or 1
