@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 import qtoolkit
 from qtoolkit.artifacts.files import atomic_path, sha256_file, write_bytes, write_text
@@ -21,6 +22,8 @@ from qtoolkit.artifacts.plan import Precision, PrecisionPlan
 from qtoolkit.artifacts.scorecard import LatencyFigures, Scorecard
 from qtoolkit.artifacts.sensitivity import Sensitivity
 from qtoolkit.backends.onnxruntime_cpu import OnnxRuntimeCpu
+from qtoolkit.backends.runner import Runner
+from qtoolkit.backends.table import runner_class
 from qtoolkit.backends.throughput import worker_count
 from qtoolkit.bench.environment import capture_environment
 from qtoolkit.bench.latency import measure_latency
@@ -31,6 +34,7 @@ from qtoolkit.evaluation.predictions import read_predictions, write_predictions
 from qtoolkit.graph.neighbours import wide_implications
 from qtoolkit.numerics.ranges import RangeEstimator
 from qtoolkit.quantization.assess import latency_figures
+from qtoolkit.quantization.bias_correction import input_means, read_means, write_means
 from qtoolkit.quantization.calibrate import CalibrationStatistics, calibrate, calibration_key, calibration_tensors
 from qtoolkit.quantization.layer_times import added_ms
 from qtoolkit.quantization.ptq import Quantizer
@@ -56,6 +60,7 @@ __all__ = [
 
 _LATENCY_FEEDS = 4
 _SAMPLE_SIZE = 4096
+_MEANS_IMAGES = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +112,21 @@ def calibrate_stage(run: Run) -> Quantizer:
         path.parent.mkdir(exist_ok=True)
         run.calibration.save(path.with_suffix(".json"))
         statistics.write(path)
-    return Quantizer(run.model, run.target, statistics, RangeEstimator.from_name(run.recipe.ranges))
+    means = _means(run, path.with_name(f"{key[:16]}.means.npz")) if run.target.corrects_bias else {}
+    return Quantizer(run.model, run.target, statistics, RangeEstimator.from_name(run.recipe.ranges), means)
+
+
+def _means(run: Run, path: Path) -> Mapping[str, NDArray[np.float64]]:
+    """Channel means for the correction of biases, kept beside the statistics."""
+    means = read_means(path)
+    if means is None:
+        total = min(_MEANS_IMAGES, len(run.calibration))
+        means = input_means(
+            run.model, run.calibration_feeds(total), threads=run.recipe.threads,
+            progress=lambda done: run.progress("measuring channel means", done, total),
+        )  # fmt: skip
+        write_means(path, means)
+    return means
 
 
 def rank_stage(run: Run, quantizer: Quantizer) -> Sensitivity:
@@ -193,12 +212,14 @@ def quantize_stage(run: Run, quantizer: Quantizer, mixed: PrecisionPlan | None) 
 
 
 def evaluate_stage(run: Run, variant: str) -> dict[int, People]:
-    """The people each network finds on the evaluation photos, on ONNX Runtime, kept as npz."""
+    """The people each network finds on the evaluation photos, on the target's own runtime where it runs here."""
     network = run.network(variant)
     path = run.store.path("people", f"{variant}.npz")
 
+    target_runner = _accuracy_runner(run, network)
+
     def make() -> None:
-        with OnnxRuntimeCpu(network, threads=1, integer_kernels=run.runs_here) as runner:
+        with target_runner as runner:
             people, _ = predict_set(
                 PoseNetwork(runner, run.head), run.samples,
                 lambda done, total: run.progress(f"evaluating {variant}", done, total),
@@ -208,10 +229,17 @@ def evaluate_stage(run: Run, variant: str) -> dict[int, People]:
 
     # Figures of another release of the runtime are not figures of this one.
     inputs = [
-        sha256_file(network), run.samples.sha256, run.recipe.head, run.runs_here, capture_environment().packages,
+        sha256_file(network), run.samples.sha256, run.recipe.head, target_runner.conditions(),
+        capture_environment().packages,
     ]  # fmt: skip
     run.store.run(f"evaluate-{variant}", inputs, [path], make)
     return read_predictions(path)
+
+
+def _accuracy_runner(run: Run, network: Path) -> Runner:
+    if not run.runs_here:
+        return OnnxRuntimeCpu(network, threads=1, integer_kernels=False)
+    return runner_class(run.target.backend)(network, threads=1)
 
 
 def bench_stage(run: Run, variants: list[str]) -> dict[str, LatencyFigures]:

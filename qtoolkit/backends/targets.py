@@ -40,6 +40,26 @@ _ORT_CPU = Target(
     ),
 )
 
+_OPENVINO_CPU = Target(
+    name="openvino-cpu",
+    backend="openvino-cpu",
+    description="OpenVINO on Intel and AMD processors",
+    activation_8bit=GridSpec(bit_width=8, signed=False, symmetric=False),
+    activation_16bit=GridSpec(bit_width=16, signed=False, symmetric=False),
+    weight_8bit=_WEIGHT_8,
+    weight_16bit=_WEIGHT_16,
+    per_channel_weights=True,
+    int8_layers=frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"}),
+    # OpenVINO has no 16-bit integer convolution.
+    wide_kinds=(Precision.FP16,),
+    # It fuses a convolution, what follows it (SiLU too) and the Q in front of the next one into one int8 kernel.
+    quantize_layer_outputs=False,
+    shape_ops=_SHAPE_OPS,
+    wide_is_slower_note=(
+        "OpenVINO computes fp16 layers in bf16 where the processor has bf16 arithmetic, else in float32 at float time"
+    ),
+)
+
 _TENSORRT = Target(
     name="tensorrt",
     backend="tensorrt",
@@ -75,10 +95,12 @@ _TIDL = Target(
     shape_ops=_SHAPE_OPS,
     integer_only=True,
     unsigned_where_nonnegative=True,
+    # As TIDL's own calibration does by default (accuracy_level 1).
+    corrects_bias=True,
     concat_forces_inputs=True,
 )
 
-TARGETS: Mapping[str, Target] = MappingProxyType({row.name: row for row in (_ORT_CPU, _TENSORRT, _TIDL)})
+TARGETS: Mapping[str, Target] = MappingProxyType({row.name: row for row in (_ORT_CPU, _OPENVINO_CPU, _TENSORRT, _TIDL)})
 """Name → target; the first is the default."""
 
 

@@ -15,7 +15,7 @@ from qtoolkit.artifacts.files import prepare_out_dir, sha256_file, write_bytes
 from qtoolkit.artifacts.plan import Precision, PrecisionPlan, uniform_plan
 from qtoolkit.artifacts.stages import StageStore
 from qtoolkit.artifacts.target import Target
-from qtoolkit.backends.table import RUNNERS
+from qtoolkit.backends.table import RUNNERS, runner_class
 from qtoolkit.backends.targets import find_target
 from qtoolkit.data.calibration_set import CalibrationSet, calibration_set_of, check_disjoint
 from qtoolkit.data.samples import Samples, SkippedImage
@@ -93,6 +93,7 @@ class Run:
 def open_run(recipe: Recipe, progress: Progress = lambda stage, done, total: None) -> Run:
     """Check every input before any work is done, and write the prepared network as ``model.float.onnx``."""
     target = find_target(recipe.target)
+    _check_backend(target, recipe)
     wide = wide_precision(target, recipe.wide)
     plan = PrecisionPlan.read(recipe.plan) if recipe.plan else None
     model = load_network(recipe.model, input_size_wh=recipe.input_size_wh)
@@ -117,6 +118,19 @@ def open_run(recipe: Recipe, progress: Progress = lambda stage, done, total: Non
         source.name,
         (*samples.skipped, *calibration.skipped),
     )  # fmt: skip
+
+
+def _check_backend(target: Target, recipe: Recipe) -> None:
+    """Raise UnavailableError where the target's library is missing, UsageError for what only ort-cpu can measure."""
+    if target.backend in RUNNERS:
+        runner_class(target.backend)
+    if recipe.mixed_by == "latency" and target.backend != "ort-cpu":
+        raise UsageError(
+            f"the time of single layers cannot be measured for target {target.name}",
+            expected="--mixed-by layers or macs with this target",
+            found="--mixed-by latency",
+            do="choose another budget, or --target ort-cpu",
+        )
 
 
 def _keep_edited_plan(store: StageStore, recipe: Recipe) -> None:

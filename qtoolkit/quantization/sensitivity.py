@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 
 from qtoolkit.artifacts.plan import Precision
 from qtoolkit.artifacts.sensitivity import LayerSensitivity, Sensitivity
-from qtoolkit.backends.table import RUNNERS
 from qtoolkit.data.people import People
 from qtoolkit.data.skeletons import COCO17
 from qtoolkit.errors import UsageError
@@ -158,7 +157,7 @@ def analyse_sensitivity(
         trials = prepare_trials(quantizer, [layer.name for layer in chosen], precision, Path(folder), threads)
         count = run_trials(
             quantizer.model, trials, feeds, judge, threads=threads, progress=progress,
-            integer_kernels=quantizer.target.backend in RUNNERS,
+            integer_kernels=quantizer.target.backend == "ort-cpu",
         )  # fmt: skip
     if metric == "oks" and not judge.people:
         raise _nobody(count)
