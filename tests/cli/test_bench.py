@@ -70,7 +70,9 @@ def test_an_unknown_runtime_lists_the_known_ones(network, qtool):
 
 
 @pytest.mark.parametrize(
-    "words", [("bench",), ("quantize", "--target", "openvino-cpu", "--out")], ids=["bench", "quantize"]
+    "words",
+    [("bench",), ("quantize", "--target", "openvino-cpu", "--data", "synthetic:4@1", "--out")],
+    ids=["bench", "quantize"],
 )
 def test_a_missing_library_is_told_before_any_work(words, network, qtool, tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "qtoolkit.backends.openvino_cpu", raising=False)
