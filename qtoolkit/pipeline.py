@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 import qtoolkit
 from qtoolkit.artifacts.files import atomic_path, sha256_file, sha256_json, write_bytes, write_text
@@ -22,7 +23,6 @@ from qtoolkit.artifacts.frontier import Frontier
 from qtoolkit.artifacts.plan import Precision, PrecisionPlan
 from qtoolkit.artifacts.scorecard import LatencyFigures, Scorecard
 from qtoolkit.artifacts.sensitivity import Sensitivity
-from qtoolkit.backends.onnxruntime_cpu import OnnxRuntimeCpu
 from qtoolkit.backends.throughput import worker_count
 from qtoolkit.bench.environment import capture_environment
 from qtoolkit.bench.latency import measure_latency
@@ -32,6 +32,7 @@ from qtoolkit.evaluation.pose_network import PoseNetwork, predict_set
 from qtoolkit.evaluation.predictions import read_predictions, write_predictions
 from qtoolkit.numerics.ranges import RangeEstimator
 from qtoolkit.quantization.assess import latency_figures
+from qtoolkit.quantization.bias_correction import input_means, read_means, write_means
 from qtoolkit.quantization.budget_plan import PlanMaker
 from qtoolkit.quantization.calibrate import CalibrationStatistics, calibrate, calibration_key, calibration_tensors
 from qtoolkit.quantization.frontier_run import frontier_of, search_plan
@@ -60,6 +61,7 @@ __all__ = [
 
 _LATENCY_FEEDS = 4
 _SAMPLE_SIZE = 4096
+_MEANS_IMAGES = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +114,21 @@ def calibrate_stage(run: Run) -> Quantizer:
         path.parent.mkdir(exist_ok=True)
         run.calibration.save(path.with_suffix(".json"))
         statistics.write(path)
-    return Quantizer(run.model, run.target, statistics, RangeEstimator.from_name(run.recipe.ranges))
+    means = _means(run, path.with_name(f"{key[:16]}.means.npz")) if run.target.corrects_bias else {}
+    return Quantizer(run.model, run.target, statistics, RangeEstimator.from_name(run.recipe.ranges), means)
+
+
+def _means(run: Run, path: Path) -> Mapping[str, NDArray[np.float64]]:
+    """Channel means for the correction of biases, kept beside the statistics."""
+    means = read_means(path)
+    if means is None:
+        total = min(_MEANS_IMAGES, len(run.calibration))
+        means = input_means(
+            run.model, run.calibration_feeds(total), threads=run.recipe.threads,
+            progress=lambda done: run.progress("measuring channel means", done, total),
+        )  # fmt: skip
+        write_means(path, means)
+    return means
 
 
 def rank_stage(run: Run, quantizer: Quantizer) -> Sensitivity:
@@ -246,12 +262,13 @@ def finetune_stage(run: Run, quantizer: Quantizer, plans: Mapping[str, Precision
 
 
 def evaluate_stage(run: Run, variant: str) -> dict[int, People]:
-    """The people each network finds on the evaluation photos, on ONNX Runtime, kept as npz."""
+    """The people each network finds on the evaluation photos, on the target's own runtime where it runs here."""
     network = run.network(variant)
     path = run.store.path("people", f"{variant}.npz")
+    target_runner = run.accuracy_runner(network)
 
     def make() -> None:
-        with OnnxRuntimeCpu(network, threads=1) as runner:
+        with target_runner as runner:
             people, _ = predict_set(
                 PoseNetwork(runner, run.head), run.samples,
                 lambda done, total: run.progress(f"evaluating {variant}", done, total),
@@ -260,7 +277,10 @@ def evaluate_stage(run: Run, variant: str) -> dict[int, People]:
         write_predictions(path, people)
 
     # Figures of another release of the runtime are not figures of this one.
-    inputs = [sha256_file(network), run.samples.sha256, run.recipe.head, capture_environment().packages]
+    inputs = [
+        sha256_file(network), run.samples.sha256, run.recipe.head, target_runner.conditions(),
+        capture_environment().packages,
+    ]  # fmt: skip
     run.store.run(f"evaluate-{variant}", inputs, [path], make)
     return read_predictions(path)
 

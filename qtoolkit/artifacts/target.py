@@ -33,6 +33,10 @@ class Target(BaseModel):
     - ``int8_ops``: operators with 8-bit kernels that read and write tensors of different scales; ``shape_ops``:
       operators that pass 8-bit values on, so that input and output share their quantization parameters.
     - ``quantize_residual_adds``: both inputs of a residual Add carry Q/DQ, though the Add itself is no layer.
+    - ``integer_only``: no tensor in front of the decode tail is float: those between 16-bit layers lie on a 16-bit
+      grid, and the width of a tensor is that of its readers (rules in ``graph/integer_flow.py``).
+    - ``unsigned_where_nonnegative``: a tensor that calibration never saw below 0 takes the unsigned form of its grid.
+    - ``corrects_bias``: the mean error of rounded weights is taken off the biases, which must then be integers.
     - ``concat_forces_inputs``: a Concat that is read at 16 bit forces the layers behind its inputs to 16 bit (TIDL).
     - ``wide_is_slower_note``: what a table must say of 16-bit latency on this target.
     """
@@ -54,6 +58,9 @@ class Target(BaseModel):
     int8_ops: frozenset[str] = frozenset()
     shape_ops: frozenset[str] = frozenset()
     quantize_residual_adds: bool = False
+    integer_only: bool = False
+    unsigned_where_nonnegative: bool = False
+    corrects_bias: bool = False
     concat_forces_inputs: bool = False
     wide_is_slower_note: str = ""
 

@@ -86,6 +86,8 @@ class OnnxRuntimeCpu(Runner):
     session, but they go on for tens of milliseconds after an inference and slow whatever else runs then).
     ``low_memory``: order the nodes so that tensors die early. A network with many extra outputs holds far less at once.
     ``arena``: keep freed memory for the next inference. It grows by doubling, so leave it out where outputs are kept.
+    ``integer_kernels``: run operators between Q/DQ pairs on integers. Without them every pair is computed as written
+    and all else in float, which is what simulating another device needs: the result is the same on every processor.
     """
 
     name = "ort-cpu"
@@ -100,6 +102,7 @@ class OnnxRuntimeCpu(Runner):
         spinning: bool = True,
         low_memory: bool = False,
         arena: bool = True,
+        integer_kernels: bool = True,
     ) -> None:
         super().__init__()
         if graph_optimization not in get_args(GraphOptimization):
@@ -120,6 +123,7 @@ class OnnxRuntimeCpu(Runner):
         self._spinning = spinning
         self._low_memory = low_memory
         self._arena = arena
+        self._integer_kernels = integer_kernels
         self._session: onnxruntime.InferenceSession | None = None
 
     def conditions(self) -> dict[str, Condition]:
@@ -131,6 +135,7 @@ class OnnxRuntimeCpu(Runner):
             "threads": self._threads,
             "graph_optimization": self._graph_optimization,
             "spinning": self._spinning,
+            **({} if self._integer_kernels else {"integer_kernels": False}),
         }
 
     def _open(self) -> Signature:
@@ -166,6 +171,8 @@ class OnnxRuntimeCpu(Runner):
             options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
         if not self._spinning:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if not self._integer_kernels:
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
         if self._profile is not None:
             options.enable_profiling = True
             # The runtime appends the time to this, so it gets a name of its own beside the wanted one.

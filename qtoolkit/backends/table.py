@@ -19,6 +19,7 @@ __all__ = ["RUNNERS", "open_runner", "runner_class"]
 RUNNERS: Mapping[str, str] = MappingProxyType(
     {
         "ort-cpu": "qtoolkit.backends.onnxruntime_cpu:OnnxRuntimeCpu",
+        "openvino-cpu": "qtoolkit.backends.openvino_cpu:OpenVinoCpu",
     }
 )
 """Backend name → ``module:Class``."""

@@ -40,6 +40,26 @@ _ORT_CPU = Target(
     ),
 )
 
+_OPENVINO_CPU = Target(
+    name="openvino-cpu",
+    backend="openvino-cpu",
+    description="OpenVINO on Intel and AMD processors",
+    activation_8bit=GridSpec(bit_width=8, signed=False, symmetric=False),
+    activation_16bit=GridSpec(bit_width=16, signed=False, symmetric=False),
+    weight_8bit=_WEIGHT_8,
+    weight_16bit=_WEIGHT_16,
+    per_channel_weights=True,
+    int8_layers=frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"}),
+    # OpenVINO has no 16-bit integer convolution.
+    wide_kinds=(Precision.FP16,),
+    # It fuses a convolution, what follows it (SiLU too) and the Q in front of the next one into one int8 kernel.
+    quantize_layer_outputs=False,
+    shape_ops=_SHAPE_OPS,
+    wide_is_slower_note=(
+        "OpenVINO computes fp16 layers in bf16 where the processor has bf16 arithmetic, else in float32 at float time"
+    ),
+)
+
 _TENSORRT = Target(
     name="tensorrt",
     backend="tensorrt",
@@ -57,7 +77,30 @@ _TENSORRT = Target(
     quantize_residual_adds=True,
 )
 
-TARGETS: Mapping[str, Target] = MappingProxyType({row.name: row for row in (_ORT_CPU, _TENSORRT)})
+_TIDL = Target(
+    name="tidl",
+    backend="tidl",
+    description="Texas Instruments TIDL (TDA4, AM6xA), its symmetric number format",
+    activation_8bit=_SIGNED_8.model_copy(update={"power_of_two": True}),
+    activation_16bit=_SIGNED_16.model_copy(update={"power_of_two": True}),
+    # TIDL's default, quantization_scale_type 0: scales of weights are free, those of feature maps powers of two.
+    weight_8bit=_WEIGHT_8,
+    weight_16bit=_WEIGHT_16,
+    per_channel_weights=False,
+    int8_layers=frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"}),
+    wide_kinds=(Precision.INT16W16, Precision.INT16),
+    quantize_layer_outputs=True,
+    fused_activations=frozenset({"Relu", "Clip"}),
+    int8_ops=frozenset({"Add", "Mul", "Sigmoid", "LeakyRelu", "Concat", "AveragePool", "GlobalAveragePool"}),
+    shape_ops=_SHAPE_OPS,
+    integer_only=True,
+    unsigned_where_nonnegative=True,
+    # As TIDL's own calibration does by default (accuracy_level 1).
+    corrects_bias=True,
+    concat_forces_inputs=True,
+)
+
+TARGETS: Mapping[str, Target] = MappingProxyType({row.name: row for row in (_ORT_CPU, _OPENVINO_CPU, _TENSORRT, _TIDL)})
 """Name → target; the first is the default."""
 
 

@@ -28,6 +28,7 @@ _EPILOG = """\
 \b
 Examples:
   qtool bench model.float.onnx model.int8.onnx --threads 2
+  qtool bench model.float.onnx model.int8.onnx --runtime openvino-cpu
   qtool bench runs/yolov8n-pose/model.*.onnx --data coco --runs 200 --json
 
 Each network runs in a process of its own and has short turns, so that what else the machine does hits all alike. Ratios
@@ -45,6 +46,9 @@ class _Network:
 @click.command("bench", epilog=_EPILOG)
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--device", default="cpu", show_default=True, metavar="DEVICE", help="Where to measure.")
+@click.option(
+    "--runtime", default="ort-cpu", show_default=True, metavar="NAME", help="ort-cpu or openvino-cpu, on the processor."
+)
 @threads_option
 @click.option(
     "--runs", type=click.IntRange(min=10), default=100, show_default=True, metavar="N", help="Inferences per network."
@@ -62,6 +66,7 @@ def command(
     *,
     models: tuple[Path, ...],
     device: str,
+    runtime: str,
     threads: int | None,
     runs: int,
     data: Path | None,
@@ -72,7 +77,10 @@ def command(
     """Measure latency (p50, p90, p99), images per second and GMACs of one or more networks, float or quantized."""
     _check_device(device)
 
+    from qtoolkit.backends.table import runner_class
     from qtoolkit.bench.latency import measure_latency
+
+    runner_class(runtime)
 
     with tempfile.TemporaryDirectory(prefix="qtoolkit-") as folder, show_progress(quiet) as progress:
         named = zip(_names(models), models, strict=True)
@@ -86,6 +94,7 @@ def command(
             threads=threads,
             runs=runs,
             feeds_path=feeds,
+            backend=runtime,
             progress=one_stage(progress, "measuring latency"),
         )
     gmacs = {name: network.cost.gmacs for name, network in networks.items()}

@@ -37,9 +37,12 @@ _OPTIONAL = {
     "tensorrt_rtx": ("rtx", "engines for NVIDIA RTX graphics cards"),
     "openvino": ("openvino", "Intel processors"),
 }
-"""Module → the extra of qtoolkit that brings it, and what it is for. Of these, this release uses torch."""
+"""Module → the extra of qtoolkit that brings it, and what it is for. Those of ``_USED`` this release uses."""
 
-_USED = frozenset({"torch"})
+_EXTRA_OF = {"openvino-cpu": "openvino"}
+"""Backend → the extra that brings its library."""
+
+_USED = frozenset({"torch", "openvino"})
 
 # Broken packages fail on import in more ways than ImportError: a wrong binary interface, a missing system library.
 _IMPORT_FAULTS = (ImportError, AttributeError, OSError, RuntimeError, TypeError, ValueError)
@@ -160,7 +163,9 @@ def _usability(backend: str) -> dict[str, Any]:
     try:
         runner_class(backend)
     except UnavailableError as error:
-        return {"usable": False, "note": error.found, "extra": None}
+        extra = _EXTRA_OF.get(backend)
+        advice = f"; pip install 'qtoolkit[{extra}]'" if extra else ""
+        return {"usable": False, "note": f"{error.found}{advice}", "extra": extra}
     return {"usable": True, "note": "makes, evaluates and measures networks", "extra": None}
 
 

@@ -157,7 +157,9 @@ _RECIPE_OPTIONS: tuple[Decorator[Any], ...] = (
         help="Loss of a layer: change of poses (oks) or noise at the outputs (sqnr).  [default: oks]",
     ),
     click.option(
-        "--target", metavar="T", help="What the networks are made for: ort-cpu or tensorrt.  [default: ort-cpu]"
+        "--target",
+        metavar="T",
+        help="What the networks are made for: ort-cpu, openvino-cpu, tensorrt or tidl.  [default: ort-cpu]",
     ),
     click.option(
         "--wide",

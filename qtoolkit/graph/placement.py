@@ -14,6 +14,8 @@ Rules, in the order in which they are applied (the decode tail, everything behin
 5. Where the target asks for it, both inputs of a residual Add between 8-bit layers are quantized.
 6. Tensors that an operator of ``shape_ops`` connects share their range. An 8-bit tensor that only a Concat reads takes
    the range of the Concat's output, which saves it a second rounding.
+
+A target that has integers only takes the pairs of ``integer_flow`` instead of rules 1 to 5.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ import onnx
 
 from qtoolkit.artifacts.plan import Precision
 from qtoolkit.artifacts.target import Target
+from qtoolkit.graph.integer_flow import integer_pairs
 from qtoolkit.graph.layers import Layer, Structure
 from qtoolkit.graph.view import GraphView, node_name
 
@@ -86,19 +89,26 @@ def place_qdq(
     known = structure or Structure.of(model)
     integer = {name: p for name, p in precisions.items() if name in known.layers and p.is_integer}
     flow = _Flow(known.view, target, integer, known.layers, known.tail, known.last)
+    pairs: Mapping[tuple[str, int], set[str] | None] = (
+        integer_pairs(known, integer, target) if target.integer_only else _pairs(flow)
+    )
+    tensors = {
+        (tensor, bits): QuantizedTensor(tensor, bits, None if readers is None else frozenset(readers), source)
+        for (tensor, bits), readers, source in _with_range_sources(flow, pairs)
+    }
+    return Placement(tensors, integer)
+
+
+def _pairs(flow: _Flow) -> dict[tuple[str, int], set[str] | None]:
     _find_capable(flow)
     _want_8bit(flow)
     _make_8bit(flow)
     pairs = _layer_inputs(flow)
     for tensor in _operator_tensors(flow):
         _add(pairs, tensor, 8, None if tensor in flow.made_8bit else _int8_readers(flow, tensor))
-    if target.quantize_residual_adds:
+    if flow.target.quantize_residual_adds:
         _residual_adds(flow, pairs)
-    tensors = {
-        (tensor, bits): QuantizedTensor(tensor, bits, None if readers is None else frozenset(readers), source)
-        for (tensor, bits), readers, source in _with_range_sources(flow, pairs)
-    }
-    return Placement(tensors, integer)
+    return pairs
 
 
 def _data_inputs(view: GraphView, node: onnx.NodeProto) -> list[str]:

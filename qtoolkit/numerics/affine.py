@@ -51,7 +51,8 @@ class IntegerGrid:
     32        yes    −2³¹ … 2³¹−1           −2³¹+1 … …   int32
     ========= ====== ====================== ============ ==========
 
-    ``symmetric`` fixes the zero point at 0, so it needs a signed grid; 32 bit (biases, accumulators) is symmetric only.
+    ``symmetric`` fixes the zero point at 0; on an unsigned grid nothing below 0 remains, which costs a tensor behind a
+    ReLU nothing and gives it one bit more. 32 bit (biases, accumulators) is signed and symmetric only.
     ``power_of_two`` allows only scales 2ᵏ (the hardware shifts instead of multiplying).
     Raises UsageError for any other combination.
     """
@@ -70,7 +71,6 @@ class IntegerGrid:
                 found=str(self.bit_width),
             )
         for name, chosen, forbidden in (
-            ("symmetric", self.symmetric, not self.signed),
             ("narrow_range", self.narrow_range, not self.signed),
             ("bit_width 32", self.bit_width == 32, not (self.signed and self.symmetric)),
         ):
@@ -157,7 +157,7 @@ def scale_and_zero_point(
 
     The range is first widened to contain 0, so that 0.0 (padding, ReLU) is exactly an integer. With n = qmax − qmin::
 
-        symmetric     scale = max(|lo|, |hi|) / qmax           zero_point = 0
+        symmetric     scale = max(|lo|, |hi|) / qmax           zero_point = 0    (unsigned: scale = hi / qmax)
         asymmetric    scale = (hi − lo) / n                    zero_point = clip(round(qmin − lo / scale), qmin, qmax)
         power of two  scale = 2 ** ceil(log2(scale))           rounded up, so that the range is never clipped
 
@@ -170,7 +170,10 @@ def scale_and_zero_point(
     """
     lowest, highest = _range_with_zero(lo, hi)
     levels = grid.qmax - grid.qmin
-    exact = np.maximum(-lowest, highest) / grid.qmax if grid.symmetric else (highest - lowest) / levels
+    if grid.symmetric:
+        exact = (np.maximum(-lowest, highest) if grid.signed else highest) / grid.qmax
+    else:
+        exact = (highest - lowest) / levels
     scale = np.maximum(np.where(exact > 0, exact, 1.0), _SMALLEST_SCALE)
     if grid.power_of_two:
         mantissa, exponent = np.frexp(scale)
@@ -202,11 +205,11 @@ def weight_params(weight: NDArray[np.floating[Any]], grid: IntegerGrid, axis: in
     """Symmetric min-max parameters of a weight of any shape: scale = max|w| / qmax.
 
     Per channel along ``axis``, per tensor where it is None. A channel of zeros gets scale 1 (see
-    ``scale_and_zero_point``). Raises UsageError for an asymmetric grid, an axis that the weight does not have, an empty
+    ``scale_and_zero_point``). Raises UsageError for another grid, an axis that the weight does not have, an empty
     weight, NaN or infinity.
     """
-    if not grid.symmetric:
-        raise UsageError("weights need a symmetric grid", expected="symmetric=True", found=str(grid))
+    if not (grid.symmetric and grid.signed):
+        raise UsageError("weights need a signed symmetric grid", expected="symmetric=True", found=str(grid))
     if weight.size == 0:
         raise UsageError("a weight has no element", expected="at least one", found=f"shape {weight.shape}")
     if axis is None:

@@ -39,18 +39,21 @@ def entropy(statistics: TensorStatistics, grid: IntegerGrid) -> tuple[float, flo
     levels = grid.qmax - grid.qmin
     if histogram.total == 0.0 or levels >= histogram.counts.size:
         return lo, hi
+    two_sided = grid.symmetric and grid.signed
+    if grid.symmetric and not grid.signed:
+        lo = 0.0
     if not grid.symmetric and lo < 0.0 < hi:
         return _search_pairs(histogram, grid, lo, hi)
     reach = np.unique(np.abs(np.concatenate([histogram.side(lo), histogram.side(hi)])))[::-1]
     # The exact extreme stays a candidate even where fewer bins than levels lie inside it.
-    enough = reach * (2 if grid.symmetric else 1) > levels * histogram.width
+    enough = reach * (2 if two_sided else 1) > levels * histogram.width
     reach = np.append(reach[0], reach[1:][enough[1:]])
     none = np.zeros_like(reach)
     return _least(
         histogram,
         grid,
-        -reach if grid.symmetric or lo < 0.0 else none,
-        reach if grid.symmetric or hi > 0.0 else none,
+        -reach if two_sided or lo < 0.0 else none,
+        reach if two_sided or hi > 0.0 else none,
     )
 
 

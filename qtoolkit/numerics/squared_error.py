@@ -103,7 +103,7 @@ def _search(
             if step and coarse * 2.0 ** (step / fine) <= widest:
                 found = _best_at_scale(moments, grid, coarse * 2.0 ** (step / fine), lo, hi)
                 best = min(best, found, key=lambda candidate: candidate.error)
-    lowest = -grid.qmax if grid.symmetric else grid.qmin - best.zero_point
+    lowest = -grid.qmax if grid.symmetric and grid.signed else grid.qmin - best.zero_point
     return best.scale * lowest, best.scale * (grid.qmax - best.zero_point)
 
 

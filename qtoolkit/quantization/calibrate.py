@@ -110,7 +110,7 @@ def calibration_tensors(model: onnx.ModelProto, target: Target) -> tuple[str, ..
             continue
         elif node.op_type in target.shape_ops:
             tensors.update(dict.fromkeys(node.input[:1]))
-        elif node.op_type in operators:
+        elif target.integer_only or node.op_type in operators:
             tensors.update(dict.fromkeys(tensor for tensor in (*node.input, *node.output) if tensor))
     return tuple(tensor for tensor in tensors if _needs_statistics(view, tensor, target))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Literal
 
 from qtoolkit.artifacts.plan import PrecisionPlan
-from qtoolkit.backends.onnxruntime_cpu import OnnxRuntimeCpu
 from qtoolkit.backends.throughput import worker_count
 from qtoolkit.data.people import People
 from qtoolkit.data.samples import Samples, Split, collect_samples
@@ -13,7 +12,6 @@ from qtoolkit.data.sources import open_data_source
 from qtoolkit.errors import UsageError
 from qtoolkit.evaluation.agreement import agreement
 from qtoolkit.evaluation.coco_ap import coco_keypoint_ap
-from qtoolkit.evaluation.heads import Head
 from qtoolkit.evaluation.pose_network import PoseNetwork, predict_set
 from qtoolkit.quantization.labelled_photos import find_labelled_photos
 from qtoolkit.quantization.ptq import Quantizer
@@ -31,9 +29,8 @@ class PlanJudge:
     network's confident people as the truth. Raises UsageError where the float network finds nobody.
     """
 
-    def __init__(self, quantizer: Quantizer, head: Head, photos: Samples, threads: int | None = None) -> None:
-        self._quantizer, self._head, self._photos = quantizer, head, photos
-        self._workers = worker_count(threads)
+    def __init__(self, run: Run, quantizer: Quantizer, photos: Samples) -> None:
+        self._run, self._quantizer, self._photos = run, quantizer, photos
         self._known: dict[tuple[tuple[str, str], ...], float] = {}
         self._float = self._people(None)
         self._ids = [sample.image_id for sample in photos if sample.image_id in self._float]
@@ -62,8 +59,9 @@ class PlanJudge:
 
     def _people(self, plan: PrecisionPlan | None) -> dict[int, People]:
         model = self._quantizer.model if plan is None else self._quantizer.quantize(plan).model
-        with OnnxRuntimeCpu(model, threads=1) as runner:
-            return predict_set(PoseNetwork(runner, self._head), self._photos, workers=self._workers)[0]
+        workers = worker_count(self._run.recipe.threads)
+        with self._run.accuracy_runner(model) as runner:
+            return predict_set(PoseNetwork(runner, self._run.head), self._photos, workers=workers)[0]
 
     def _figure(self, people: dict[int, People]) -> float | None:
         if self._truth is not None:
@@ -83,7 +81,7 @@ def judge_of(run: Run, quantizer: Quantizer) -> tuple[PlanJudge, Samples, str]:
         photos, part = found.samples, str(found.part)
     except UsageError:
         photos, part = _unlabelled(run), "calib"
-    return PlanJudge(quantizer, run.head, photos, run.recipe.threads), photos, part
+    return PlanJudge(run, quantizer, photos), photos, part
 
 
 def _unlabelled(run: Run) -> Samples:

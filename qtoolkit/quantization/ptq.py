@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from qtoolkit.artifacts.plan import Precision, PrecisionPlan
 from qtoolkit.artifacts.target import GridSpec, Target
@@ -19,6 +21,7 @@ from qtoolkit.graph.view import node_name
 from qtoolkit.numerics.activations import ACTIVATIONS
 from qtoolkit.numerics.affine import IntegerGrid, QuantParams, params_from_range, weight_params
 from qtoolkit.numerics.ranges import RangeEstimator, mse_through
+from qtoolkit.quantization.bias_correction import corrected_bias
 from qtoolkit.quantization.calibrate import CalibrationStatistics
 
 __all__ = [
@@ -63,12 +66,14 @@ class Quantizer:
     Ranges: a tensor that only an activation function reads gets the range with the least squared error *behind* that
     function where the estimator is ``mse`` (what SiLU flattens needs no steps); a Sigmoid's output is 0 … 1; 16-bit
     tensors take the exact extremes, doubled; everything else takes the estimator's range. Ranges found once are kept.
+    ``means`` are those of ``bias_correction.input_means``; biases of layers without them stay as they are.
     """
 
     model: onnx.ModelProto
     target: Target
     statistics: CalibrationStatistics
     estimator: RangeEstimator = RangeEstimator.MSE
+    means: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     _ranges: dict[tuple[str, int], tuple[float, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -119,10 +124,15 @@ class Quantizer:
 
     def _activation_params(self, tensor: str, bit_width: int) -> QuantParams:
         spec = self.target.activation_8bit if bit_width == 8 else self.target.activation_16bit
+        if self.target.unsigned_where_nonnegative and self._is_nonnegative(tensor):
+            spec = spec.model_copy(update={"signed": False})
         grid = integer_grid(spec)
         if (tensor, bit_width) not in self._ranges:
             self._ranges[tensor, bit_width] = self._range(tensor, grid)
         return params_from_range(*self._ranges[tensor, bit_width], grid)
+
+    def _is_nonnegative(self, tensor: str) -> bool:
+        return is_unit_interval(self._view, tensor) or self.statistics.of(tensor).minimum >= 0.0
 
     def _range(self, tensor: str, grid: IntegerGrid) -> tuple[float, float]:
         if is_unit_interval(self._view, tensor):
@@ -152,8 +162,11 @@ class Quantizer:
         )
         params = weight_params(weight, integer_grid(spec), axis)
         bias = None if layer.bias is None else self._view.constant(layer.bias)
-        key = (layer.input, 8)
-        if precision is Precision.INT8 and self.target.quantize_layer_outputs and key in activations:
+        if bias is not None and layer.op_type == "Conv" and layer.input in self.means:
+            bias = corrected_bias(layer, weight, bias, params, self.means[layer.input])
+        key = (layer.input, precision.activation_bits)
+        adds_integers = precision is Precision.INT8 and self.target.quantize_layer_outputs
+        if (adds_integers or self.target.integer_only) and key in activations:
             return LayerWeights.quantized(weight, params, bias, float(activations[key].scale))
         return LayerWeights.quantized(weight, params)
 

@@ -15,7 +15,9 @@ from qtoolkit.artifacts.files import prepare_out_dir, sha256_file, write_bytes
 from qtoolkit.artifacts.plan import Precision, PrecisionPlan, uniform_plan
 from qtoolkit.artifacts.stages import StageStore
 from qtoolkit.artifacts.target import Target
-from qtoolkit.backends.table import RUNNERS
+from qtoolkit.backends.onnxruntime_cpu import OnnxRuntimeCpu
+from qtoolkit.backends.runner import Runner
+from qtoolkit.backends.table import RUNNERS, runner_class
 from qtoolkit.backends.targets import find_target
 from qtoolkit.data.calibration_set import CalibrationSet, calibration_set_of, check_disjoint
 from qtoolkit.data.samples import Samples, SkippedImage
@@ -88,7 +90,14 @@ class Run:
             return self.recipe.mixed_by
         if self.recipe.min_ap_retention is None:
             return "layers"
-        return "latency" if self.runs_here else "macs"
+        return "latency" if self.target.backend == "ort-cpu" else "macs"
+
+    def accuracy_runner(self, network: Path | onnx.ModelProto) -> Runner:
+        """What AP of a network is computed on, closed, one thread: the target's own runtime where it runs here, else
+        ONNX Runtime without integer kernels, which computes every Q/DQ pair as written."""
+        if not self.runs_here:
+            return OnnxRuntimeCpu(network, threads=1, integer_kernels=False)
+        return runner_class(self.target.backend)(network, threads=1)
 
     def network(self, variant: str) -> Path:
         """The file of a variant's network."""
@@ -108,15 +117,9 @@ class Run:
 def open_run(recipe: Recipe, progress: Progress = lambda stage, done, total: None) -> Run:
     """Check every input before any work is done, and write the prepared network as ``model.float.onnx``."""
     target = find_target(recipe.target)
+    _check_backend(target, recipe)
     wide = wide_precision(target, recipe.wide)
     plan = PrecisionPlan.read(recipe.plan) if recipe.plan else None
-    if recipe.mixed_by == "latency" and target.backend not in RUNNERS:
-        raise UsageError(
-            f"the time of layers on target {target.name} is not known",
-            expected="a target whose runtime runs on this machine",
-            found="no such runtime",
-            do="give --mixed-by macs, or another --target",
-        )
     model = load_network(recipe.model, input_size_wh=recipe.input_size_wh)
     layers = find_layers(model)
     if plan is not None:
@@ -141,6 +144,19 @@ def open_run(recipe: Recipe, progress: Progress = lambda stage, done, total: Non
         tuple(dict.fromkeys((*samples.skipped, *calibration.skipped, *(learning.skipped if learning else ())))),
         learning,
     )  # fmt: skip
+
+
+def _check_backend(target: Target, recipe: Recipe) -> None:
+    """Raise UnavailableError where the target's library is missing, UsageError for what only ort-cpu can measure."""
+    if target.backend in RUNNERS:
+        runner_class(target.backend)
+    if recipe.mixed_by == "latency" and target.backend != "ort-cpu":
+        raise UsageError(
+            f"the time of single layers cannot be measured for target {target.name}",
+            expected="--mixed-by layers or macs with this target",
+            found="--mixed-by latency",
+            do="choose another budget, or --target ort-cpu",
+        )
 
 
 def _keep_edited_plan(store: StageStore, recipe: Recipe) -> None:

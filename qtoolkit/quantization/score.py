@@ -29,8 +29,7 @@ def score_variants(
 ) -> Scorecard:
     """The scorecard: one row per variant, and the conditions all of them hold under."""
     cost = network_cost(run.model)
-    simulated = not run.runs_here
-    runtime = "ort-cpu (simulating the target)" if simulated else "ort-cpu"
+    runtime = run.target.backend if run.runs_here else "ort-cpu (simulating the target)"
     rows = []
     for done, (variant, plan) in enumerate(plans.items(), start=1):
         accuracy = accuracy_figures(people[variant], people["float"], run.samples, runtime)

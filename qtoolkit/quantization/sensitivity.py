@@ -157,7 +157,10 @@ def analyse_sensitivity(
     judge = _Judge(head, _sigmas(head), metric == "oks")
     with tempfile.TemporaryDirectory(prefix="qtoolkit-") as folder:
         trials = prepare_trials(quantizer, [layer.name for layer in chosen], precision, Path(folder), threads)
-        count = run_trials(quantizer.model, trials, feeds, judge, threads=threads, progress=progress)
+        count = run_trials(
+            quantizer.model, trials, feeds, judge, threads=threads, progress=progress,
+            integer_kernels=quantizer.target.backend == "ort-cpu",
+        )  # fmt: skip
     if metric == "oks" and not judge.people:
         raise _nobody(count)
     total = sum(layer.macs for layer in quantizer.layers) or 1

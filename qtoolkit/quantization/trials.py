@@ -79,6 +79,7 @@ def run_trials(
     *,
     cache_bytes: int = 256 << 20,
     threads: int | None = None,
+    integer_kernels: bool = True,
     progress: Callable[[int], None] | None = None,
 ) -> int:
     """Run the float network once and every trial once on each photo; returns the number of photos.
@@ -86,7 +87,8 @@ def run_trials(
     ``judge(photo, layer, outputs)`` receives the network's outputs: first with ``layer`` None, the float network's own,
     then one call per trial (outputs that a trial does not reach are the float ones); calls of different layers may come
     at the same time, from ``threads`` threads (None: one per core). ``progress`` is called with the
-    number of trials run. At most ``cache_bytes`` of float tensors are held at a time, and always those of one photo.
+    number of trials run. ``integer_kernels``: see ``OnnxRuntimeCpu``. At most ``cache_bytes`` of float tensors are held
+    at a time, and always those of one photo.
     """
     view = GraphView(model)
     cached = list(dict.fromkeys(name for trial in trials for name in trial.inputs if name not in view.inputs))
@@ -102,7 +104,9 @@ def run_trials(
             for index, values in enumerate(tensors):
                 judge(first + index, None, {name: values[name] for name in view.outputs})
             # A worker opens, runs and judges one trial after the other, so that nothing waits for the slowest step.
-            trying = partial(_run_trial, tensors=tensors, outputs=view.outputs, first=first, judge=judge)
+            trying = partial(
+                _run_trial, tensors=tensors, outputs=view.outputs, first=first, judge=judge, integer=integer_kernels
+            )
             for done, _ in enumerate(map_in_order(trying, trials, workers), start=1):
                 if progress is not None:
                     progress(photos * len(trials) + done * len(tensors))
@@ -116,10 +120,15 @@ def _run_trial(
     outputs: Sequence[str],
     first: int,
     judge: Callable[[int, str | None, Outputs], None],
+    integer: bool,
 ) -> None:
     """Run one trial on each photo's float ``tensors``, and have it judged with float outputs where it reaches none."""
     with contextlib.ExitStack() as opened:
-        runner = None if trial.part is None else opened.enter_context(OnnxRuntimeCpu(trial.part, threads=1))
+        runner = (
+            None
+            if trial.part is None
+            else opened.enter_context(OnnxRuntimeCpu(trial.part, threads=1, integer_kernels=integer))
+        )
         for index, values in enumerate(tensors):
             reached = {} if runner is None else runner.infer({name: values[name] for name in trial.inputs})
             judge(first + index, trial.layer, {name: reached.get(name, values[name]) for name in outputs})

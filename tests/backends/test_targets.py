@@ -26,7 +26,7 @@ def test_a_target_is_found_by_its_name(name):
 def test_an_unknown_target_lists_the_known_ones():
     with pytest.raises(UsageError, match="the target is not known") as caught:
         find_target("tpu")
-    assert caught.value.expected == "one of ort-cpu, tensorrt"
+    assert caught.value.expected == f"one of {', '.join(TARGETS)}"
     assert caught.value.found == "'tpu'"
     assert "--target" in caught.value.do
 
@@ -58,6 +58,16 @@ def test_what_the_two_runtimes_differ_in():
     assert tensorrt.wide_kinds == (Precision.FP16,)
     assert set(ort.wide_kinds) == {Precision.FP16, Precision.INT16, Precision.INT16W16}
     assert "ConvTranspose" in tensorrt.int8_layers - ort.int8_layers
+
+
+def test_tidl_is_symmetric_per_tensor_with_scales_that_shift():
+    tidl = find_target("tidl")
+    assert tidl.activation_8bit.symmetric and tidl.activation_8bit.power_of_two
+    assert tidl.activation_16bit.symmetric and tidl.activation_16bit.power_of_two
+    assert not tidl.per_channel_weights and not tidl.weight_8bit.power_of_two
+    assert tidl.wide is Precision.INT16W16 and Precision.FP16 not in tidl.wide_kinds
+    assert tidl.integer_only and tidl.concat_forces_inputs
+    assert tidl.backend not in RUNNERS
 
 
 def test_the_default_target_has_its_backend():

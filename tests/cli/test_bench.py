@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -60,6 +61,33 @@ def test_devices_of_later_releases(device, network, qtool):
     result = qtool("bench", network, "--device", device)
     assert result.exit_code == 4
     assert f"measuring on {device} comes with a later release" in result.stderr
+
+
+def test_an_unknown_runtime_lists_the_known_ones(network, qtool):
+    result = qtool("bench", network, "--runtime", "caffe")
+    assert result.exit_code == 2
+    assert "expected: one of ort-cpu, openvino-cpu" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("bench",), ("quantize", "--target", "openvino-cpu", "--data", "synthetic:4@1", "--out")],
+    ids=["bench", "quantize"],
+)
+def test_a_missing_library_is_told_before_any_work(words, network, qtool, tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "qtoolkit.backends.openvino_cpu", raising=False)
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    more = (tmp_path / "out", network) if words[0] == "quantize" else (network, "--runtime", "openvino-cpu")
+    result = qtool(*words, *more)
+    assert result.exit_code == 4
+    assert "backend 'openvino-cpu' needs a library" in result.stderr and "qtool doctor" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_measures_on_openvino(network, qtool):
+    pytest.importorskip("openvino", reason="OpenVINO is not installed (extra openvino)")
+    document = json.loads(qtool("bench", network, "--runtime", "openvino-cpu", "--runs", "10", "--json").stdout)
+    assert "openvino" in json.dumps(document)
 
 
 @pytest.mark.parametrize("device", ["tpu", "CPU0", "cudax", ""])

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import importlib.util
 import json
+import sys
 
 import pytest
 
@@ -27,9 +29,21 @@ def test_json(qtool):
     document = json.loads(qtool("doctor", "--json").stdout)
     assert document["ok"] is True
     assert [target["name"] for target in document["targets"]] == list(TARGETS)
-    assert {target["name"]: target["usable"] for target in document["targets"]} == {"ort-cpu": True, "tensorrt": False}
+    usable = {target["name"]: target["usable"] for target in document["targets"]}
+    has_openvino = importlib.util.find_spec("openvino") is not None
+    assert usable == {"ort-cpu": True, "openvino-cpu": has_openvino, "tensorrt": False, "tidl": False}
     assert all(package["usable"] and package["version"] for package in document["base"].values())
     assert document["environment"]["cores_physical"] >= 1
+
+
+def test_a_target_whose_library_is_missing_names_the_extra(qtool, monkeypatch):
+    monkeypatch.delitem(sys.modules, "qtoolkit.backends.openvino_cpu", raising=False)
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    targets = json.loads(qtool("doctor", "--json").stdout)["targets"]
+    record = next(target for target in targets if target["name"] == "openvino-cpu")
+    assert record["usable"] is False and record["extra"] == "openvino"
+    assert record["note"].endswith("pip install 'qtoolkit[openvino]'")
+    assert "  openvino-cpu: not here: " in qtool("doctor").stdout
 
 
 def test_a_broken_base_package(qtool, monkeypatch):

@@ -65,4 +65,4 @@ def test_time_on_a_target_that_does_not_run_here(people, tmp_path, qtool):
         "tensorrt", "--mixed-by", "latency", "--mixed", "0.3",
     )  # fmt: skip
     assert result.exit_code == 2
-    assert "the time of layers on target tensorrt is not known" in result.stderr
+    assert "the time of single layers cannot be measured for target tensorrt" in result.stderr

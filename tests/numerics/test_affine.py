@@ -34,6 +34,8 @@ INT16_FREE = IntegerGrid(16, signed=True, symmetric=False)
 UINT16 = IntegerGrid(16, signed=False, symmetric=False)
 INT32 = IntegerGrid(32, signed=True, symmetric=True)
 INT8_SHIFT = IntegerGrid(8, signed=True, symmetric=True, power_of_two=True)
+UINT8_FROM_0 = IntegerGrid(8, signed=False, symmetric=True)
+UINT8_FROM_0_SHIFT = IntegerGrid(8, signed=False, symmetric=True, power_of_two=True)
 UINT8_SHIFT = IntegerGrid(8, signed=False, symmetric=False, power_of_two=True)
 
 GRIDS = {
@@ -81,7 +83,7 @@ class TestIntegerGrid:
         ("options", "message"),
         [
             pytest.param({"bit_width": 4, "signed": True, "symmetric": True}, "bit width", id="4-bit"),
-            pytest.param({"bit_width": 8, "signed": False, "symmetric": True}, "symmetric does not go", id="unsigned"),
+            pytest.param({"bit_width": 32, "signed": False, "symmetric": True}, "bit_width 32", id="32-bit-unsigned"),
             pytest.param(
                 {"bit_width": 8, "signed": False, "symmetric": False, "narrow_range": True},
                 "narrow_range does not go",
@@ -152,6 +154,10 @@ class TestParamsFromRange:
             pytest.param(-127.1, 3.0, INT8_SHIFT, 2.0, 0, id="power-of-two-rounded-up"),
             pytest.param(-0.3, 0.5, INT8_SHIFT, 2.0**-7, 0, id="power-of-two-below-one"),
             pytest.param(-64.0, 191.0, UINT8_SHIFT, 1.0, 64, id="power-of-two-asymmetric"),
+            pytest.param(0.0, 2.55, UINT8_FROM_0, 0.01, 0, id="unsigned-symmetric"),
+            pytest.param(-9.0, 2.55, UINT8_FROM_0, 0.01, 0, id="unsigned-symmetric-clips-below-0"),
+            pytest.param(-9.0, 0.0, UINT8_FROM_0, 1.0, 0, id="unsigned-symmetric-all-negative"),
+            pytest.param(0.0, 200.0, UINT8_FROM_0_SHIFT, 1.0, 0, id="unsigned-symmetric-shift"),
             pytest.param(-327.67, 1.0, INT16, 0.01, 0, id="int16"),
             pytest.param(-1.0, 654.35, UINT16, 655.35 / 65535, 100, id="uint16"),
         ],
@@ -312,6 +318,7 @@ class TestWeightParams:
         ("weight", "grid", "axis", "message"),
         [
             pytest.param(WEIGHT, UINT8, 0, "symmetric grid", id="asymmetric"),
+            pytest.param(WEIGHT, UINT8_FROM_0, 0, "signed symmetric grid", id="unsigned"),
             pytest.param(WEIGHT, INT8, 3, "not an axis", id="axis"),
             pytest.param(np.zeros((0, 3), np.float32), INT8, 0, "no element", id="empty"),
             pytest.param(np.float32([np.nan]), INT8, None, "lo <= hi", id="nan"),

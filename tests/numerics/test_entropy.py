@@ -77,6 +77,14 @@ def test_symmetric_finds_the_least_divergence(x: Any, grid: IntegerGrid) -> None
     assert found <= least * (1 + 1e-9)
 
 
+def test_an_unsigned_symmetric_grid_is_searched_from_0_up() -> None:
+    grid = IntegerGrid(8, signed=False, symmetric=True)
+    relu = known(np.maximum(rng.standard_normal(20_000), 0))
+    assert entropy(relu, grid) == entropy(relu, UINT8)
+    lo, hi = entropy(known(rng.standard_normal(20_000)), grid)
+    assert lo == 0.0 and hi > 0.0
+
+
 @pytest.mark.parametrize("sign", [1, -1], ids=["positive", "negative"])
 def test_one_sided_finds_the_least_divergence(sign: int) -> None:
     statistics = known(sign * rng.exponential(size=20_000))

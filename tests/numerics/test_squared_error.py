@@ -16,6 +16,8 @@ GRIDS = {
     "int8-free": IntegerGrid(8, signed=True, symmetric=False),
     "uint8": IntegerGrid(8, signed=False, symmetric=False),
     "int8-shift": IntegerGrid(8, signed=True, symmetric=True, power_of_two=True),
+    "uint8-from-0": IntegerGrid(8, signed=False, symmetric=True),
+    "uint8-from-0-shift": IntegerGrid(8, signed=False, symmetric=True, power_of_two=True),
     "uint8-shift": IntegerGrid(8, signed=False, symmetric=False, power_of_two=True),
 }
 INT8, UINT8, INT8_SHIFT = GRIDS["int8"], GRIDS["uint8"], GRIDS["int8-shift"]

@@ -29,7 +29,7 @@ def judged(made, monkeypatch):
 
     def open_judge(photos: Samples) -> tuple[PlanJudge, list[object]]:
         run, quantizer = made
-        judge, ran, people = PlanJudge(quantizer, run.head, photos, threads=2), [], PlanJudge._people
+        judge, ran, people = PlanJudge(run, quantizer, photos), [], PlanJudge._people
         monkeypatch.setattr(PlanJudge, "_people", lambda self, plan: ran.append(plan) or people(self, plan))
         return judge, ran
 
@@ -68,5 +68,5 @@ def test_nobody_found(made, monkeypatch):
 
     monkeypatch.setattr(PlanJudge, "_people", nobody)
     with pytest.raises(UsageError, match="plans cannot be compared on these photos") as caught:
-        PlanJudge(quantizer, run.head, run.samples, threads=1)
+        PlanJudge(run, quantizer, run.samples)
     assert caught.value.found == "none on 8 photos"
