@@ -37,13 +37,16 @@ def test_there_is_a_recipe_for_each_published_row(name):
     assert recipe.out == Path("runs") / name
 
 
-def test_the_default_network_is_trained_in_two_steps():
+def test_the_default_network_is_trained_from_nothing_then_on_and_then_with_relu():
+    start = read_train_recipe(RECIPES / "default_network_silu_start.yaml")
+    assert (start.size, start.lite, start.activation, start.init) == ("n6", True, "silu", None)
     silu = read_train_recipe(RECIPES / "default_network_silu.yaml")
     relu = read_train_recipe(RECIPES / "default_network_relu.yaml")
     assert (silu.size, silu.activation, silu.image_size) == ("n6", "silu", 320)
     assert (relu.size, relu.activation, relu.image_size) == ("n6", "relu", 320)
-    assert silu.init is None
-    assert relu.init is not None
+    assert silu.init is not None
+    assert silu.init.is_file()
+    assert relu.init == silu.init
     assert silu.lite == relu.lite
     assert relu.images < silu.images
     assert relu.base_lr < silu.base_lr
