@@ -8,6 +8,7 @@ import click
 import pytest
 
 from qtoolkit.artifacts.scorecard import Scorecard
+from qtoolkit.artifacts.table_recipe import TABLE_KIND, read_table_recipe
 from qtoolkit.cli.main import cli
 from qtoolkit.recipe import parse_yaml, read_recipe
 from qtoolkit.training.recipe import read_train_recipe
@@ -70,8 +71,12 @@ def test_ci_runs_what_the_readme_says():
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.name)
 def test_recipes_can_be_read(path):
-    if parse_yaml(path.read_text(encoding="utf-8")).get("kind") == "train":
+    kind = parse_yaml(path.read_text(encoding="utf-8")).get("kind")
+    if kind == "train":
         read_train_recipe(path)
+        return
+    if kind == TABLE_KIND:
+        assert read_table_recipe(path).out == Path("runs") / path.stem
         return
     recipe = read_recipe(path)
     assert recipe.model.parent == recipe.data.parent == ROOT / "recipes"
