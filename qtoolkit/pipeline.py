@@ -113,17 +113,18 @@ def calibrate_stage(run: Run) -> Quantizer:
 def rank_stage(run: Run, quantizer: Quantizer) -> Sensitivity:
     """``sensitivity.json``: the loss of each layer that can be 8-bit, and with a latency budget its time."""
     recipe = run.recipe
-    photos = min(recipe.sensitivity_images, len(run.calibration))
+    photos = min(recipe.sensitivity_images, len(run.calibration) if run.labelled is None else len(run.labelled.samples))
     layers = [layer.name for layer in run.layers if layer.op_type in run.target.int8_layers]
     path = run.out / "sensitivity.json"
     inputs = [
         run.model_sha256, quantizer.statistics.key, recipe.target, recipe.metric, photos, recipe.ranges, recipe.head,
         [recipe.wide, recipe.threads] if recipe.mixed_by == "latency" else None, qtoolkit.__version__,
+        None if run.labelled is None else [run.labelled.part, run.labelled.samples.sha256],
     ]  # fmt: skip
 
     def make() -> None:
         ranking = analyse_sensitivity(
-            quantizer, run.head, run.calibration_feeds(photos), metric=recipe.metric, layers=layers,
+            quantizer, run.head, run.labelled or run.calibration_feeds(photos), metric=recipe.metric, layers=layers,
             calibration_sha256=run.calibration.sha256, model_sha256=run.model_sha256, threads=recipe.threads,
             progress=lambda done: run.progress("ranking layers", done, photos * len(layers)),
         )  # fmt: skip

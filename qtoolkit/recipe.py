@@ -35,8 +35,8 @@ class Recipe(BaseModel):
     - ``target``: row of ``backends/targets.py``; ``wide``: its 16-bit precision (None: the target's own).
     - ``mixed``: share (0–1) of ``mixed_by`` that may stay at 16 bit; None: no mixed network. ``plan``: a precision plan
       that is applied instead.
-    - ``metric``: of the sensitivity analysis, on ``sensitivity_images`` calibration photos; ``ranges``: range
-      estimator.
+    - ``metric``: of the sensitivity analysis, on ``sensitivity_images`` calibration photos (ap: labelled ones of train
+      or calib); ``ranges``: range estimator.
     - ``runs``: inferences per variant in the latency measurement, 0 for none; ``threads``: None for every core.
     - ``seed``: of what is drawn (calibration photos).
     """
@@ -52,7 +52,7 @@ class Recipe(BaseModel):
     mixed: float | None = None
     mixed_by: Literal["layers", "macs", "latency"] = "layers"
     plan: Path | None = None
-    metric: Literal["oks", "sqnr"] = "oks"
+    metric: Literal["oks", "sqnr", "fisher", "ap"] = "oks"
     ranges: Literal["min-max", "moving-average", "percentile", "mse", "entropy"] = "mse"
     head: str | None = None
     input_size_wh: tuple[int, int] | None = None

@@ -21,7 +21,15 @@ from qtoolkit.numerics.affine import IntegerGrid, QuantParams, params_from_range
 from qtoolkit.numerics.ranges import RangeEstimator, mse_through
 from qtoolkit.quantization.calibrate import CalibrationStatistics
 
-__all__ = ["QuantizedNetwork", "Quantizer", "check_plan", "integer_grid", "supported_plan", "wide_precision"]
+__all__ = [
+    "IntegerGrids",
+    "QuantizedNetwork",
+    "Quantizer",
+    "check_plan",
+    "integer_grid",
+    "supported_plan",
+    "wide_precision",
+]
 
 # 16-bit grids have steps to spare: half of them are kept for values that calibration did not see.
 _HEADROOM_16BIT = 2.0
@@ -36,6 +44,19 @@ class QuantizedNetwork:
     model: onnx.ModelProto
     plan: PrecisionPlan
     placement: Placement
+
+
+@dataclass(frozen=True, eq=False)
+class IntegerGrids:
+    """Where a network is rounded, and to which grids, under some precisions of its layers.
+
+    ``activations``: of each Q/DQ pair of ``placement``, by (tensor, bit width); ``weights``: of each integer layer, by
+    name. Layers at 16 bit floating point have none.
+    """
+
+    placement: Placement
+    activations: Mapping[tuple[str, int], QuantParams]
+    weights: Mapping[str, LayerWeights]
 
 
 @dataclass(eq=False)
@@ -76,16 +97,21 @@ class Quantizer:
         """The network with the named layers at their precisions and all the others in float: for sensitivity."""
         return self._apply(precisions)[0]
 
-    def _apply(self, precisions: Mapping[str, Precision]) -> tuple[onnx.ModelProto, Placement]:
+    def grids(self, precisions: Mapping[str, Precision]) -> IntegerGrids:
+        """What ``quantize_only`` rounds, and to which grids: the same values that it writes into the network."""
         placement = place_qdq(self.model, precisions, self.target, self._structure)
         activations = {
             key: self._activation_params(pair.range_of, pair.bit_width) for key, pair in placement.tensors.items()
         }
         weights = {name: self._layer_weights(self._by_name[name], placement, activations) for name in placement.layers}
-        quantized = insert_qdq(self.model, placement, activations, weights, self._structure)
+        return IntegerGrids(placement, activations, weights)
+
+    def _apply(self, precisions: Mapping[str, Precision]) -> tuple[onnx.ModelProto, Placement]:
+        grids = self.grids(precisions)
+        quantized = insert_qdq(self.model, grids.placement, grids.activations, grids.weights, self._structure)
         half = [name for name, precision in precisions.items() if precision is Precision.FP16]
         chosen = [name for name in half if self._fits_fp16(name)]
-        return convert_half(quantized, chosen, self._beyond_fp16() if chosen else ()), placement
+        return convert_half(quantized, chosen, self._beyond_fp16() if chosen else ()), grids.placement
 
     def _activation_params(self, tensor: str, bit_width: int) -> QuantParams:
         spec = self.target.activation_8bit if bit_width == 8 else self.target.activation_16bit

@@ -26,7 +26,9 @@ from qtoolkit.graph.layers import Layer, find_layers
 from qtoolkit.graph.load import NetworkInput, load_network, network_input
 from qtoolkit.graph.view import GraphView
 from qtoolkit.quantization.feeds import image_feeds
+from qtoolkit.quantization.labelled_photos import LabelledPhotos, find_labelled_photos
 from qtoolkit.quantization.ptq import check_plan, supported_plan, wide_precision
+from qtoolkit.quantization.sensitivity import check_metric
 from qtoolkit.recipe import Recipe
 
 __all__ = ["Progress", "Run", "open_run"]
@@ -52,6 +54,8 @@ class Run:
     progress: Progress
     data_name: str
     skipped: tuple[SkippedImage, ...] = ()
+    labelled: LabelledPhotos | None = None
+    """What the metric ap ranks layers on; None for the others."""
 
     @property
     def out(self) -> Path:
@@ -95,6 +99,8 @@ def open_run(recipe: Recipe, progress: Progress = lambda stage, done, total: Non
     target = find_target(recipe.target)
     wide = wide_precision(target, recipe.wide)
     plan = PrecisionPlan.read(recipe.plan) if recipe.plan else None
+    if plan is None:
+        check_metric(recipe.metric)
     model = load_network(recipe.model, input_size_wh=recipe.input_size_wh)
     layers = find_layers(model)
     if plan is not None:
@@ -108,6 +114,9 @@ def open_run(recipe: Recipe, progress: Progress = lambda stage, done, total: Non
     samples = source.evaluation_samples(recipe.images, lambda done, total: progress("reading photos", done, total))
     calibration = calibration_set_of(source, recipe.calibration_images, recipe.seed)
     check_disjoint(calibration, samples)
+    labelled = None
+    if recipe.metric == "ap" and recipe.plan is None:
+        labelled = find_labelled_photos(source, calibration, samples, recipe.sensitivity_images, recipe.seed)
     store = StageStore(prepare_out_dir(recipe.out))
     _keep_edited_plan(store, recipe)
     path = store.folder / "model.float.onnx"
@@ -115,7 +124,7 @@ def open_run(recipe: Recipe, progress: Progress = lambda stage, done, total: Non
     return Run(
         recipe, target, wide, model, sha256_file(path), layers, head, samples, calibration, store, progress,
         source.name,
-        (*samples.skipped, *calibration.skipped),
+        (*samples.skipped, *calibration.skipped), labelled,
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from onnx import numpy_helper
 
 from qtoolkit.artifacts.plan import Precision
 from qtoolkit.data.skeletons import COCO17
-from qtoolkit.errors import UsageError
+from qtoolkit.errors import UnavailableError, UsageError
 from qtoolkit.evaluation.heads import detect_head
 from qtoolkit.numerics.histogram import StreamingHistogram, TensorStatistics
 from qtoolkit.numerics.ranges import RangeEstimator
@@ -17,6 +17,9 @@ from qtoolkit.numerics.similarity import nmse
 from qtoolkit.quantization.calibrate import CalibrationStatistics
 from qtoolkit.quantization.ptq import Quantizer
 from qtoolkit.quantization.sensitivity import METRICS, _Judge, analyse_sensitivity
+
+OF_OUTPUTS = ("oks", "sqnr")
+"""Metrics that look at the outputs of each layer's trial."""
 
 HEAD = detect_head({"output0": (1, 56, 84)}, (64, 64))
 SIGMAS = np.array(COCO17.sigmas)
@@ -157,7 +160,7 @@ def confident(pose, calibrated, quantizer):
     return Quantizer(model, quantizer.target, calibrated(model))
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", OF_OUTPUTS)
 def test_every_layer_gets_a_loss(confident, photos, metric):
     names = [layer.name for layer in confident.layers]
     seen = []
@@ -188,7 +191,7 @@ def test_every_layer_gets_a_loss(confident, photos, metric):
     assert found.seconds > 0
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", OF_OUTPUTS)
 def test_a_layer_behind_outliers_ranks_first(confident, photos, metric):
     # Only head.keypoints.1.1 reads this tensor; one value 300 times as large leaves the others three steps.
     tensor = "head.keypoints.1.0.act"
@@ -246,5 +249,18 @@ def test_poses_need_people(quantizer, photos):
 
 def test_an_unknown_metric_is_wrong_use(quantizer, photos):
     with pytest.raises(UsageError, match="the metric is not known") as caught:
+        analyse_sensitivity(quantizer, HEAD, photos(1), metric="map", threads=1)
+    assert (caught.value.expected, caught.value.found) == (" or ".join(METRICS), "'map'")
+
+
+def test_ap_needs_labels(quantizer, photos):
+    with pytest.raises(UsageError, match="the metric ap needs labels") as caught:
         analyse_sensitivity(quantizer, HEAD, photos(1), metric="ap", threads=1)
-    assert (caught.value.expected, caught.value.found) == ("oks or sqnr", "'ap'")
+    assert "--metric oks" in caught.value.do
+
+
+def test_fisher_without_torch_is_unavailable(quantizer, photos, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UnavailableError, match="the metric fisher needs torch") as caught:
+        analyse_sensitivity(quantizer, HEAD, photos(1), metric="fisher", threads=1)
+    assert "qtoolkit[train]" in caught.value.do
