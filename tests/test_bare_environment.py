@@ -12,7 +12,7 @@ import pytest
 
 _ROOT = Path(__file__).resolve().parents[1]
 _BLOCKED = ("torch", "openvino", "tensorrt", "tensorrt_rtx", "pycuda")
-_WITH_TORCH = ("qtoolkit.models.", "qtoolkit.training.", "qtoolkit.graph.export")
+_WITH_TORCH = ("qtoolkit.models.", "qtoolkit.training.", "qtoolkit.graph.export", "qtoolkit.quantization.fisher")
 _HEAVY = (
     "numpy",
     "onnx",

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -31,7 +32,8 @@ from qtoolkit.artifacts.plan import Precision
 from qtoolkit.backends.throughput import map_in_order, worker_count
 from qtoolkit.errors import UsageError
 from qtoolkit.evaluation.head_layouts import Head
-from qtoolkit.graph.layers import Layer
+from qtoolkit.graph.layers import Layer, Structure
+from qtoolkit.graph.view import node_name
 from qtoolkit.numerics.affine import QuantParams, dequantize
 from qtoolkit.quantization.pose_terms import PoseTerms
 from qtoolkit.quantization.ptq import Quantizer
@@ -103,6 +105,7 @@ class _Network:
         self._head, self._layers = head, tuple(layers)
         self._takes_rows = PoseTerms.known_for(head)
         outputs = head.outputs if self._takes_rows else head_outputs(quantizer.model)
+        self._cut = _tail_inputs(quantizer.model) if self._takes_rows else ()
         self._module = OnnxModule(quantizer.model, outputs=outputs, trainable=()).eval()
         self._rounded_weights: dict[str, Tensor] = {}
         self._input_grids: dict[str, QuantParams] = {}
@@ -138,14 +141,15 @@ class _Network:
         self._taps.values = taps
         feeds = {name: torch.from_numpy(np.asarray(value, np.float32)).requires_grad_() for name, value in feed.items()}
         captured = tuple(dict.fromkeys(tensor for _, tensor in self._tensor_grids))
-        values = self._module(feeds, capture=captured)
+        values = self._module(feeds, capture=(*captured, *self._cut))
         outputs = {name: values[name] for name in self._module.outputs}
-        gradients, people = self._projection(outputs, np.random.default_rng(index))
-        if gradients is None:
+        slopes, people = self._projection(outputs, np.random.default_rng(index))
+        if slopes is None:
             return np.zeros(len(self._layers)), people
         places = {key: tensor for key, tensor in taps.items() if key[0] == "weight" or key[1] in self._input_grids}
         places |= {("tensor", name): values[name] for name in captured}
-        found = torch.autograd.grad(list(outputs.values()), list(places.values()), gradients, allow_unused=True)
+        ends, slopes = self._behind_the_layers(list(outputs.values()), slopes, [values[name] for name in self._cut])
+        found = torch.autograd.grad(ends, list(places.values()), slopes, allow_unused=True)
         by_place = dict(zip(places, found, strict=True))
         with torch.no_grad():
             return np.array([self._energy(layer.name, places, by_place) for layer in self._layers]), people
@@ -164,6 +168,20 @@ class _Network:
         gradient = terms.project(random.choice([-1.0, 1.0], terms.count))
         return [torch.from_numpy(gradient.T if self._head.anchors_last else gradient)[None]], terms.people
 
+    @staticmethod
+    def _behind_the_layers(
+        outputs: list[Tensor], slopes: list[Tensor], cut: list[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """The tensors of ``cut`` that the projection depends on, with its gradient there; else ``outputs``.
+
+        Branches of boxes, and those of levels on which nobody is, need no backward pass then.
+        """
+        if not cut:
+            return outputs, slopes
+        found = torch.autograd.grad(outputs, cut, slopes, allow_unused=True)
+        pairs = [(end, slope) for end, slope in zip(cut, found, strict=True) if slope is not None and bool(slope.any())]
+        return [end for end, _ in pairs], [slope for _, slope in pairs]
+
     def _energy(
         self, layer: str, places: Mapping[tuple[str, str], Tensor], gradients: Mapping[tuple[str, str], Tensor | None]
     ) -> float:
@@ -178,6 +196,21 @@ class _Network:
             if grid is not None and slope is not None:
                 total += _squares(_rounding_error(places[place], grid).mul_(slope))
         return total
+
+
+def _tail_inputs(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Outputs of the last layers; none where the decode tail reads other tensors of the network too."""
+    structure, ends = Structure.of(model), head_outputs(model)
+    view = structure.view
+    read = {
+        tensor
+        for node in view.nodes
+        if node_name(node) in structure.tail and node.op_type != "Shape"
+        for tensor in node.input
+        if tensor and not view.is_constant(tensor)
+    }
+    made = {tensor for node in view.nodes if node_name(node) in structure.tail for tensor in node.output}
+    return ends if read - made <= set(ends) else ()
 
 
 def _signed(output: Tensor, outputs: int, random: np.random.Generator) -> Tensor:

@@ -148,13 +148,21 @@ def check_metric(metric: str) -> None:
     """Raise UsageError for an unknown metric, UnavailableError where what it needs is not installed."""
     if metric not in METRICS:
         raise UsageError("the metric is not known", expected=" or ".join(METRICS), found=repr(metric))
-    if metric == "fisher" and importlib.util.find_spec("torch") is None:
+    if metric == "fisher" and not _has_torch():
         raise UnavailableError(
             "the metric fisher needs torch",
             expected="the optional package torch",
             found="no torch",
             do="pip install 'qtoolkit[train]', or use --metric oks",
         )
+
+
+def _has_torch() -> bool:
+    try:
+        return importlib.util.find_spec("torch") is not None
+    # An import hook may refuse by raising; a half-removed package has no spec.
+    except (ImportError, ValueError):
+        return False
 
 
 def analyse_sensitivity(
