@@ -37,6 +37,7 @@ from qtoolkit.quantization.budget_plan import PlanMaker
 from qtoolkit.quantization.calibrate import CalibrationStatistics, calibrate, calibration_key, calibration_tensors
 from qtoolkit.quantization.frontier_run import frontier_of, search_plan
 from qtoolkit.quantization.layer_times import added_ms
+from qtoolkit.quantization.plan_judge import better_network
 from qtoolkit.quantization.ptq import Quantizer
 from qtoolkit.quantization.run import Progress, Run, open_run
 from qtoolkit.quantization.score import score_variants
@@ -134,17 +135,18 @@ def _means(run: Run, path: Path) -> Mapping[str, NDArray[np.float64]]:
 def rank_stage(run: Run, quantizer: Quantizer) -> Sensitivity:
     """``sensitivity.json``: the loss of each layer that can be 8-bit, and with a latency budget its time."""
     recipe = run.recipe
-    photos = min(recipe.sensitivity_images, len(run.calibration))
+    photos = min(recipe.sensitivity_images, len(run.calibration) if run.labelled is None else len(run.labelled.samples))
     layers = [layer.name for layer in run.layers if layer.op_type in run.target.int8_layers]
     path = run.out / "sensitivity.json"
     inputs = [
         run.model_sha256, quantizer.statistics.key, recipe.target, recipe.metric, photos, recipe.ranges, recipe.head,
         [recipe.wide, recipe.threads] if run.unit == "latency" else None, qtoolkit.__version__,
+        None if run.labelled is None else [run.labelled.part, run.labelled.samples.sha256],
     ]  # fmt: skip
 
     def make() -> None:
         ranking = analyse_sensitivity(
-            quantizer, run.head, run.calibration_feeds(photos), metric=recipe.metric, layers=layers,
+            quantizer, run.head, run.labelled or run.calibration_feeds(photos), metric=recipe.metric, layers=layers,
             calibration_sha256=run.calibration.sha256, model_sha256=run.model_sha256, threads=recipe.threads,
             progress=lambda done: run.progress("ranking layers", done, photos * len(layers)),
         )  # fmt: skip
@@ -229,7 +231,10 @@ def quantize_stage(run: Run, quantizer: Quantizer, mixed: PrecisionPlan | None) 
 
 
 def finetune_stage(run: Run, quantizer: Quantizer, plans: Mapping[str, PrecisionPlan]) -> dict[str, PrecisionPlan]:
-    """``model.VARIANT-qat.onnx`` of the 8-bit and the mixed network, where the recipe asks for it, and their plans."""
+    """``model.VARIANT-qat.onnx`` of the 8-bit and the mixed network, where the recipe asks for it, and their plans.
+
+    Where the fine-tuned network keeps less than PTQ's on photos that nothing is reported on, PTQ's stays.
+    """
     if run.learning is None:
         return {}
     # Only here: everything else runs without torch.
@@ -254,6 +259,7 @@ def finetune_stage(run: Run, quantizer: Quantizer, plans: Mapping[str, Precision
                 quantizer, plan, run.head, learning, options, folder,
                 lambda done, total: run.progress(f"fine-tuning {name}", done, total),
             )  # fmt: skip
+            network = better_network(run, quantizer, plan, network)
             write_bytes(path, network.SerializeToString(deterministic=True))
 
         run.store.run(f"finetune-{variant}", inputs, [path], make)

@@ -37,8 +37,8 @@ class Recipe(BaseModel):
     - ``mixed``: share (0–1) of ``mixed_by`` (None: layers) that may stay at 16 bit; None: no mixed network. Or
       ``min_ap_retention``: the cheapest plan that keeps this share of the float AP, counted in ``mixed_by`` (None: time
       where the target's runtime runs here, else MACs). Or ``plan``: a precision plan.
-    - ``metric``: of the sensitivity analysis, on ``sensitivity_images`` calibration photos; ``ranges``: range
-      estimator.
+    - ``metric``: of the sensitivity analysis, on ``sensitivity_images`` calibration photos (ap: labelled ones of train
+      or calib); ``ranges``: range estimator.
     - ``qat``: fine-tune the 8-bit and the mixed network without labels, seeing ``qat_images`` images, at the highest
       learning rate ``qat_lr``, on the photos of ``unlabeled`` (folder or data set; None: the part unlabeled of
       ``data``, or the photos calibrated on).
@@ -58,7 +58,7 @@ class Recipe(BaseModel):
     mixed_by: Literal["layers", "macs", "bops", "bytes", "latency"] | None = None
     min_ap_retention: float | None = Field(default=None, gt=0, le=1)
     plan: Path | None = None
-    metric: Literal["oks", "sqnr"] = "oks"
+    metric: Literal["oks", "sqnr", "fisher", "ap"] = "oks"
     ranges: Literal["min-max", "moving-average", "percentile", "mse", "entropy"] = "mse"
     qat: bool = False
     qat_images: int = Field(default=2000, ge=1)

@@ -14,7 +14,13 @@ _ROOT = Path(__file__).resolve().parents[1]
 _BLOCKED = ("torch", "openvino", "tensorrt", "tensorrt_rtx", "pycuda")
 # The doors to optional libraries: their modules are imported when somebody asks for them.
 _WITH_LIBRARY = ("qtoolkit.backends.openvino_cpu",)
-_WITH_TORCH = ("qtoolkit.models.", "qtoolkit.training.", "qtoolkit.graph.export", "qtoolkit.quantization.qat")
+_WITH_TORCH = (
+    "qtoolkit.models.",
+    "qtoolkit.training.",
+    "qtoolkit.graph.export",
+    "qtoolkit.quantization.qat",
+    "qtoolkit.quantization.fisher",
+)
 _HEAVY = (
     "numpy",
     "onnx",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import platform
 import re
 import shutil
@@ -48,6 +49,22 @@ def network(tmp_path_factory, tiny_pose_model) -> Path:
 def data(tmp_path_factory, make_data_set) -> Path:
     """Photos 1 to 4 with labels; 11 to 13 to calibrate on."""
     return make_data_set(tmp_path_factory.mktemp("pipeline") / "people")
+
+
+@pytest.fixture
+def labelled_calibration(tmp_path, data, make_labels) -> Path:
+    """A copy of ``data`` with labels of the calibration photos too."""
+    root = tmp_path / "labelled"
+    shutil.copytree(data, root)
+    document = make_labels(3)
+    for image in document["images"]:
+        image["file_name"] = f"{10 + image['id']}.png"
+    (root / "calib.json").write_text(json.dumps(document))
+    described = (
+        (root / "dataset.yaml").read_text().replace("{images: calib}", "{images: calib, annotations: calib.json}")
+    )
+    (root / "dataset.yaml").write_text(described)
+    return root
 
 
 @pytest.fixture(scope="module")
@@ -239,6 +256,29 @@ class TestReuse:
 
     def test_another_metric_ranks_again_and_calibrates_not(self, again, calls):
         assert rank(changed(again, metric="sqnr")).metric == "sqnr"
+        assert (calls["calibrate"], calls["analyse_sensitivity"]) == (0, 1)
+
+    def test_ap_needs_labels_that_are_not_those_of_val(self, again, calls):
+        with pytest.raises(UsageError, match="the metric ap needs labelled photos"):
+            rank(changed(again, metric="ap"))
+        assert not calls
+
+    def test_ap_ranks_on_the_labelled_calibration_photos_and_again_with_other_labels(
+        self, again, calls, labelled_calibration
+    ):
+        recipe = changed(again, metric="ap", data=labelled_calibration)
+        first, _ = rank(recipe), rank(recipe)
+        assert (first.metric, first.part, first.images, calls["analyse_sensitivity"]) == ("ap", "calib", 2, 1)
+        path = labelled_calibration / "calib.json"
+        path.write_text(path.read_text().replace('"area": 1200.0', '"area": 1300.0'))
+        rank(recipe)
+        assert calls["analyse_sensitivity"] == 2
+
+    def test_fisher_ranks_the_layers_for_the_plan(self, again, calls):
+        pytest.importorskip("torch")
+        result = quantize(changed(again, metric="fisher"))
+        assert result.sensitivity.metric == "fisher"
+        assert result.plan.made_by.startswith("fisher sensitivity on 2 photos")
         assert (calls["calibrate"], calls["analyse_sensitivity"]) == (0, 1)
 
     def test_fewer_photos_to_rank_on_rank_again(self, again, calls):
@@ -470,6 +510,29 @@ class TestFineTuning:
             assert names[0] == names[1]
         assert "fine-tuned without labels on 3 photos, seeing 8 changed views" in " ".join(result.scorecard.notes)
         assert result.scorecard.settings["qat_images"] == 8
+
+    @pytest.mark.parametrize("gain", [-0.1, 0.1])
+    def test_what_keeps_less_than_ptq_is_not_handed_out(self, again, finetunings, monkeypatch, gain):
+        """The judge of plans says how much the fine-tuned networks keep; PTQ's keep 0.9."""
+
+        class Judge:
+            def kept(self, plan):
+                return 0.9
+
+            def kept_by(self, model):
+                return 0.9 + gain
+
+        monkeypatch.setattr(
+            "qtoolkit.quantization.plan_judge.judge_of", lambda run, quantizer: (Judge(), None, "calib")
+        )
+        result = quantize(changed(again, **self.FIELDS))
+        rows = {row.variant: row for row in result.scorecard.rows}
+        assert finetunings == ["int8", "mixed"]
+        stays = gain < 0
+        notes = " ".join(result.scorecard.notes)
+        for variant in ("int8", "mixed"):
+            assert (rows[f"{variant}-qat"].sha256 == rows[variant].sha256) == stays
+            assert (f"Fine-tuning did not help {variant}: its -qat network is that of PTQ." in notes) == stays
 
     def test_it_is_not_made_twice_and_other_options_make_it_anew(self, again, finetunings):
         first = quantize(changed(again, **self.FIELDS)).scorecard

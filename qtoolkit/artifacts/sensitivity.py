@@ -18,7 +18,9 @@ __all__ = ["LayerSensitivity", "Sensitivity"]
 class LayerSensitivity(BaseModel):
     """One layer: its loss when it alone is quantized, and what it costs to keep it at 16 bit.
 
-    ``loss`` is in the unit of the metric (oks: mean of 1 − OKS, 0–1; sqnr: NMSE, noise over signal); more is worse.
+    ``loss`` is in the unit of the metric; more is worse. oks: mean of 1 − OKS over people, 0–1. fisher: the same to
+    second order, from 0 up (for a head without rows per place: NMSE at the last layers). sqnr: NMSE, noise over signal.
+    ap: COCO AP lost, in points of 0–100, negative where AP rose.
     ``sqnr_db`` is the same noise in decibels, None where it was not measured. ``macs_share`` is of all layers' MACs,
     0–1; ``weights`` is their number, ``added_ms`` the time that 16 bit adds, None where they are not known.
     """
@@ -37,20 +39,23 @@ class LayerSensitivity(BaseModel):
 class Sensitivity(BaseModel):
     """Sensitivity of every layer, in network order; ``ranking`` gives them by loss.
 
-    ``images`` photos of the calibration set were used, ``people`` poses on them (0 where the metric is not oks).
-    ``seconds`` is the wall time it took.
+    ``images`` photos of ``part`` of the data set were used (calib: those of the calibration set), ``people`` poses on
+    them (0 where the metric counts none), ``float_ap`` the float network's AP on them (metric ap alone). ``seconds`` is
+    the wall time it took.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: Literal[1] = 1
-    metric: Literal["oks", "sqnr"]
+    metric: Literal["oks", "sqnr", "fisher", "ap"]
     precision: Precision
     target: str
     model_sha256: str
     calibration_sha256: str
+    part: Literal["calib", "train"] = "calib"
     images: int
     people: int
+    float_ap: float | None = None
     seconds: float
     layers: tuple[LayerSensitivity, ...]
 

@@ -39,7 +39,7 @@ class TableRecipe(BaseModel):
     out: Path
     targets: tuple[str, ...] = Field(default=("tidl", "tensorrt"), min_length=1)
     mixed: float = Field(default=0.3, ge=0, le=1)
-    metric: Literal["oks", "sqnr"] = "oks"
+    metric: Literal["oks", "sqnr", "fisher", "ap"] = "oks"
     qat: bool = False
     qat_images: int = Field(default=2000, ge=1)
     unlabeled: Path | None = None

@@ -31,7 +31,7 @@ _BASE = {
 """Module → the package that brings it, of what every installation has."""
 
 _OPTIONAL = {
-    "torch": ("train", "training, retraining SiLU to ReLU, export"),
+    "torch": ("train", "training, retraining SiLU to ReLU, export, --metric fisher"),
     "tensorrt": ("tensorrt", "engines for NVIDIA devices"),
     "pycuda": ("tensorrt", "engines for NVIDIA devices"),
     "tensorrt_rtx": ("rtx", "engines for NVIDIA RTX graphics cards"),

@@ -153,8 +153,9 @@ _RECIPE_OPTIONS: tuple[Decorator[Any], ...] = (
     ),
     click.option(
         "--metric",
-        type=click.Choice(["oks", "sqnr"]),
-        help="Loss of a layer: change of poses (oks) or noise at the outputs (sqnr).  [default: oks]",
+        type=click.Choice(["oks", "sqnr", "fisher", "ap"]),
+        help="Loss of a layer: change of poses (oks), its estimate by gradients (fisher, needs torch), noise at the "
+        "outputs (sqnr), AP lost on labelled photos of train or calib (ap).  [default: oks]",
     ),
     click.option(
         "--target",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+import onnx
+
 from qtoolkit.artifacts.plan import PrecisionPlan
 from qtoolkit.backends.throughput import worker_count
 from qtoolkit.data.people import People
@@ -17,7 +19,7 @@ from qtoolkit.quantization.labelled_photos import find_labelled_photos
 from qtoolkit.quantization.ptq import Quantizer
 from qtoolkit.quantization.run import Run
 
-__all__ = ["PlanJudge", "judge_of"]
+__all__ = ["PlanJudge", "better_network", "judge_of"]
 
 _PHOTOS = 160
 
@@ -57,8 +59,14 @@ class PlanJudge:
             self._known[key] = (self._figure(self._people(plan)) or 0.0) / self._whole
         return self._known[key]
 
+    def kept_by(self, model: onnx.ModelProto) -> float:
+        """The same of a network that was made otherwise."""
+        return (self._figure(self._run_on_photos(model)) or 0.0) / self._whole
+
     def _people(self, plan: PrecisionPlan | None) -> dict[int, People]:
-        model = self._quantizer.model if plan is None else self._quantizer.quantize(plan).model
+        return self._run_on_photos(self._quantizer.model if plan is None else self._quantizer.quantize(plan).model)
+
+    def _run_on_photos(self, model: onnx.ModelProto) -> dict[int, People]:
         workers = worker_count(self._run.recipe.threads)
         with self._run.accuracy_runner(model) as runner:
             return predict_set(PoseNetwork(runner, self._run.head), self._photos, workers=workers)[0]
@@ -82,6 +90,19 @@ def judge_of(run: Run, quantizer: Quantizer) -> tuple[PlanJudge, Samples, str]:
     except UsageError:
         photos, part = _unlabelled(run), "calib"
     return PlanJudge(run, quantizer, photos), photos, part
+
+
+def better_network(run: Run, quantizer: Quantizer, plan: PrecisionPlan, finetuned: onnx.ModelProto) -> onnx.ModelProto:
+    """``finetuned``, or PTQ's network under ``plan`` where that keeps more on the judge's photos.
+
+    What learned too little, or the wrong thing, is not to be handed out as the better one. Where the photos tell
+    nothing, because the float network finds nobody on them, it is ``finetuned``.
+    """
+    try:
+        judge = judge_of(run, quantizer)[0]
+    except UsageError:
+        return finetuned
+    return quantizer.quantize(plan).model if judge.kept_by(finetuned) < judge.kept(plan) else finetuned
 
 
 def _unlabelled(run: Run) -> Samples:

@@ -28,9 +28,11 @@ from qtoolkit.graph.layers import Layer, find_layers
 from qtoolkit.graph.load import NetworkInput, load_network, network_input
 from qtoolkit.graph.view import GraphView
 from qtoolkit.quantization.feeds import image_feeds
+from qtoolkit.quantization.labelled_photos import LabelledPhotos, find_labelled_photos
 from qtoolkit.quantization.learning_photos import learning_photos
 from qtoolkit.quantization.ptq import check_plan, supported_plan, wide_precision
 from qtoolkit.quantization.selection import BudgetUnit
+from qtoolkit.quantization.sensitivity import check_metric
 from qtoolkit.recipe import Recipe
 
 __all__ = ["Progress", "Run", "open_run"]
@@ -60,6 +62,8 @@ class Run:
     data_name: str
     skipped: tuple[SkippedImage, ...] = ()
     learning: CalibrationSet | None = None
+    labelled: LabelledPhotos | None = None
+    """What the metric ap ranks layers on; None for the others."""
 
     @property
     def out(self) -> Path:
@@ -120,6 +124,8 @@ def open_run(recipe: Recipe, progress: Progress = lambda stage, done, total: Non
     _check_backend(target, recipe)
     wide = wide_precision(target, recipe.wide)
     plan = PrecisionPlan.read(recipe.plan) if recipe.plan else None
+    if plan is None:
+        check_metric(recipe.metric)
     model = load_network(recipe.model, input_size_wh=recipe.input_size_wh)
     layers = find_layers(model)
     if plan is not None:
@@ -134,6 +140,9 @@ def open_run(recipe: Recipe, progress: Progress = lambda stage, done, total: Non
     calibration = calibration_set_of(source, recipe.calibration_images, recipe.seed)
     check_disjoint(calibration, samples)
     learning = learning_photos(recipe, source, samples, calibration, progress) if recipe.qat else None
+    labelled = None
+    if recipe.metric == "ap" and recipe.plan is None:
+        labelled = find_labelled_photos(source, calibration, samples, recipe.sensitivity_images, recipe.seed)
     store = StageStore(prepare_out_dir(recipe.out))
     _keep_edited_plan(store, recipe)
     path = store.folder / "model.float.onnx"
@@ -142,7 +151,7 @@ def open_run(recipe: Recipe, progress: Progress = lambda stage, done, total: Non
         recipe, target, wide, model, sha256_file(path), layers, head, samples, calibration, store, progress,
         source.name,
         tuple(dict.fromkeys((*samples.skipped, *calibration.skipped, *(learning.skipped if learning else ())))),
-        learning,
+        learning, labelled,
     )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import qtoolkit
@@ -81,6 +82,15 @@ def _notes(run: Run, latencies: Mapping[str, LatencyFigures]) -> tuple[str, ...]
             f"The -qat networks were fine-tuned without labels on {len(run.learning)} photos, "
             f"seeing {run.recipe.qat_images} changed views of them."
         )
+        notes += [
+            f"Fine-tuning did not help {variant}: its -qat network is that of PTQ."
+            for variant in ("int8", "mixed")
+            if _same_file(run.network(variant), run.network(f"{variant}-qat"))
+        ]
     if run.skipped:
         notes.append(f"{len(run.skipped)} photos could not be used.")
     return tuple(notes)
+
+
+def _same_file(first: Path, second: Path) -> bool:
+    return first.is_file() and second.is_file() and sha256_file(first) == sha256_file(second)

@@ -42,6 +42,8 @@ _IN_LINE = ("threads", "batch")
 _LOSS_UNITS = {
     "oks": "mean of 1 − OKS against the float network's poses",
     "sqnr": "noise over signal at the outputs (NMSE)",
+    "fisher": "1 − OKS of a person as gradients estimate it",
+    "ap": "COCO AP lost, in points",
 }
 
 
@@ -113,9 +115,11 @@ def sensitivity_line(sensitivity: Sensitivity, shown: int) -> str:
     """What the ranking was made on, and how many of its layers are shown."""
     layers = f"{shown} of {len(sensitivity.layers)} layers" if shown < len(sensitivity.layers) else f"{shown} layers"
     people = f" with {sensitivity.people} people" if sensitivity.people else ""
+    of_float = "" if sensitivity.float_ap is None else f" (float AP {sensitivity.float_ap:.2f})"
+    images = "calibration image" if sensitivity.part == "calib" else "training image"
     return (
         f"{layers} · loss: {loss_unit(sensitivity)}, only this layer at {sensitivity.precision.value}"
-        f" · {_count(sensitivity.images, 'calibration image')}{people} · target {cells.plain(sensitivity.target)}"
+        f" · {_count(sensitivity.images, images)}{people}{of_float} · target {cells.plain(sensitivity.target)}"
     )
 
 

@@ -21,7 +21,7 @@ def test_this_machine(qtool):
 
 def test_what_torch_is_for_and_how_to_get_it(qtool):
     line = next(each for each in qtool("doctor").stdout.splitlines() if each.startswith("  torch: "))
-    assert line.endswith("; for training, retraining SiLU to ReLU, export (extra qtoolkit[train])")
+    assert line.endswith("; for training, retraining SiLU to ReLU, export, --metric fisher (extra qtoolkit[train])")
     assert "later release" not in line
 
 

@@ -91,6 +91,13 @@ def test_sensitivity_line_says_how_many_layers_are_left_out(sensitivity):
     assert sensitivity_line(sensitivity, shown=3).startswith("3 layers · ")
 
 
+def test_sensitivity_line_of_ap(sensitivity):
+    of_ap = sensitivity.model_copy(update={"metric": "ap", "people": 0, "part": "train", "float_ap": 52.52})
+    line = sensitivity_line(of_ap, shown=3)
+    assert "loss: COCO AP lost, in points" in line
+    assert "64 training images (float AP 52.52) · target" in line
+
+
 def test_sensitivity_line_of_sqnr(sensitivity):
     line = sensitivity_line(sensitivity.model_copy(update={"metric": "sqnr", "people": 0}), shown=3)
     assert "noise over signal" in line
