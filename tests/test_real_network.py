@@ -24,8 +24,8 @@ pytestmark = [pytest.mark.real, pytest.mark.slow]
 #   int8     50.289   97.639
 #   mixed    50.639   97.972
 #
-# AP of 60 photos moves by more than a point between equally good roundings, agreement by half a point: processors without
-# VNNI saturate sums of 8-bit products, and other releases round elsewhere. One point is left for that.
+# AP of 60 photos moves by more than a point between equally good roundings, agreement by half a point. Processors
+# without VNNI saturate sums of 8-bit products, and other releases round elsewhere. One point is left for that.
 FLOAT_AP, INT8_AGREEMENT, MIXED_AGREEMENT = 51.771, 97.639, 97.972
 TOLERANCE = 1.0
 # Without VNNI the sums of 8-bit products saturate (see `qtool doctor`): agreement 92.6 was measured on such a machine.
