@@ -490,7 +490,11 @@ class TestFineTuning:
             made.append(arguments[5].name.partition("-qat")[0])
             return work(*arguments)
 
+        def nothing_to_judge_by(run, quantizer):
+            raise UsageError("plans cannot be compared on these photos")
+
         monkeypatch.setattr(qat, "finetune_quantized", counting)
+        monkeypatch.setattr("qtoolkit.quantization.plan_judge.judge_of", nothing_to_judge_by)
         return made
 
     def test_both_8_bit_networks_get_a_row_and_a_file_of_the_same_build(self, again, finetunings, calls):

@@ -124,6 +124,7 @@ def _trained_grids(pair: QuantizedPair, grids: ChosenGrids) -> ChosenGrids:
         if weight is None:
             continue
         in_integers = grids.weights[name].bias is not None
-        input_scale = float(activations[layer.input, 8].scale) if in_integers else None
+        key = (layer.input, grids.placement.layers[name].activation_bits)
+        input_scale = float(activations[key].scale) if in_integers else None
         weights[name] = LayerWeights.quantized(weight, params, bias, input_scale)
     return replace(grids, activations=activations, weights=weights)

@@ -76,7 +76,7 @@ class QuantizedPair:
             student.set_weight_transform(name, quantizer)
         for name in biased:
             if name in on_weights:
-                on_input = on_activations[layers[name].input, _LEARNED_BITS]
+                on_input = on_activations[layers[name].input, placement.layers[name].activation_bits]
                 student.set_node_function(_bias_node(name), _bias_rounding(on_input, on_weights[name]))
         loss = Distillation(outputs, score_channels(model, head), _HUBER_LIMIT)
         return cls(model, teacher, student, loss, on_activations, on_weights, layers)
