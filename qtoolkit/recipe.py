@@ -13,7 +13,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from qtoolkit.errors import RecipeError, UsageError
 
-__all__ = ["DEFAULT_CALIBRATION_IMAGES", "DEFAULT_DATA", "Recipe", "parse_yaml", "read_recipe"]
+__all__ = [
+    "DEFAULT_CALIBRATION_IMAGES",
+    "DEFAULT_DATA",
+    "Recipe",
+    "invalid_recipe",
+    "parse_yaml",
+    "read_document",
+    "read_recipe",
+]
 
 DEFAULT_DATA = Path("synthetic:300@1")
 """What the default network is measured on. It was trained on seed 0, so it has seen none of these people."""
@@ -134,15 +142,7 @@ def read_recipe(path: str | os.PathLike[str], **overrides: Any) -> Recipe:
     Raises RecipeError for a missing file, broken YAML, an unknown key or a value that cannot be used.
     """
     file = Path(path)
-    try:
-        document = parse_yaml(file.read_text(encoding="utf-8-sig"))
-    # The last one: brackets nested without end.
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise RecipeError(
-            f"the recipe {file} cannot be read",
-            expected="a YAML file with the fields of a recipe",
-            found=" ".join(str(error).split())[:200],
-        ) from error
+    document = read_document(file, "a recipe")
     if not isinstance(document, dict):
         raise RecipeError(
             f"the recipe {file} has no fields", expected="model: …, data: … at least", found=type(document).__name__
@@ -157,12 +157,30 @@ def read_recipe(path: str | os.PathLike[str], **overrides: Any) -> Recipe:
     try:
         return Recipe.model_validate(document)
     except ValidationError as error:
-        first = error.errors()[0]
+        raise invalid_recipe(file, error, "a recipe", Recipe) from error
+
+
+def read_document(file: Path, what: str) -> Any:
+    """The YAML value in ``file``; ``what`` it should be a recipe of. Raises RecipeError where it cannot be read."""
+    try:
+        return parse_yaml(file.read_text(encoding="utf-8-sig"))
+    # The last one: brackets nested without end.
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise RecipeError(
-            f"the recipe {file} is not valid at {'.'.join(map(str, first['loc'])) or 'its top'}",
-            expected=f"fields of a recipe: {', '.join(Recipe.model_fields)}",
-            found=f"{first.get('input')!r}"[:120] + f" ({first['msg']})",
+            f"the recipe {file} cannot be read",
+            expected=f"a YAML file with the fields of {what}",
+            found=" ".join(str(error).split())[:200],
         ) from error
+
+
+def invalid_recipe(file: Path, error: ValidationError, what: str, model: type[BaseModel]) -> RecipeError:
+    """What to raise for fields of ``file`` that ``model``, the fields of ``what``, refused."""
+    first = error.errors()[0]
+    return RecipeError(
+        f"the recipe {file} is not valid at {'.'.join(map(str, first['loc'])) or 'its top'}",
+        expected=f"fields of {what}: {', '.join(model.model_fields)}",
+        found=f"{first.get('input')!r}"[:120] + f" ({first['msg']})",
+    )
 
 
 def _beside(file: Path, text: str) -> Path:

@@ -6,11 +6,10 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from qtoolkit.errors import RecipeError
-from qtoolkit.recipe import parse_yaml
+from qtoolkit.recipe import invalid_recipe, read_document
 
 __all__ = ["TABLE_KIND", "TableRecipe", "read_table_recipe", "recipe_kind"]
 
@@ -56,8 +55,8 @@ class TableRecipe(BaseModel):
 def recipe_kind(path: str | os.PathLike[str]) -> str | None:
     """What the recipe says of its kind; None where it says nothing or cannot be read: its own reader tells why."""
     try:
-        document = parse_yaml(Path(path).read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError):
+        document = read_document(Path(path), "a recipe")
+    except RecipeError:
         return None
     return str(document["kind"]) if isinstance(document, dict) and "kind" in document else None
 
@@ -68,14 +67,7 @@ def read_table_recipe(path: str | os.PathLike[str], **overrides: Any) -> TableRe
     Raises RecipeError for broken YAML, an unknown key or a value that cannot be used.
     """
     file = Path(path)
-    try:
-        document = parse_yaml(file.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise RecipeError(
-            f"the recipe {file} cannot be read",
-            expected="a YAML file with the fields of a quantization table",
-            found=" ".join(str(error).split())[:200],
-        ) from error
+    document = read_document(file, "a quantization table")
     for name in _PATHS:
         # Rendered people (synthetic:N@seed) lie nowhere.
         if isinstance(document.get(name), str) and not document[name].startswith("synthetic:"):
@@ -85,9 +77,4 @@ def read_table_recipe(path: str | os.PathLike[str], **overrides: Any) -> TableRe
     try:
         return TableRecipe.model_validate(document)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise RecipeError(
-            f"the recipe {file} is not valid at {'.'.join(map(str, first['loc'])) or 'its top'}",
-            expected=f"fields of a quantization table: {', '.join(TableRecipe.model_fields)}",
-            found=f"{first.get('input')!r}"[:120] + f" ({first['msg']})",
-        ) from error
+        raise invalid_recipe(file, error, "a quantization table", TableRecipe) from error

@@ -6,11 +6,10 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from qtoolkit.errors import RecipeError, UsageError
-from qtoolkit.recipe import parse_yaml
+from qtoolkit.recipe import read_document
 
 __all__ = [
     "DEFAULT_FIELDS",
@@ -209,15 +208,7 @@ def read_train_recipe(path: str | os.PathLike[str], **overrides: Any) -> TrainRe
     broken YAML, an unknown key, a value that cannot be used.
     """
     file = Path(path)
-    try:
-        document = parse_yaml(file.read_text(encoding="utf-8-sig"))
-    # The last one: brackets nested without end.
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise RecipeError(
-            f"the recipe {file} cannot be read",
-            expected="a YAML file with the fields of a training recipe",
-            found=" ".join(str(error).split())[:200],
-        ) from error
+    document = read_document(file, "a training recipe")
     if not isinstance(document, dict) or document.get("kind") != "train":
         kind = document.get("kind") if isinstance(document, dict) else type(document).__name__
         raise RecipeError(
