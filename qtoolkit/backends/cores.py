@@ -9,7 +9,9 @@ import math
 import os
 from pathlib import Path
 
-__all__ = ["cgroup_cpu_limit", "logical_cores", "physical_cores"]
+from qtoolkit.errors import UsageError
+
+__all__ = ["cgroup_cpu_limit", "logical_cores", "physical_cores", "runtime_threads"]
 
 _CGROUP = Path("/sys/fs/cgroup")
 _TOPOLOGY = Path("/sys/devices/system/cpu")
@@ -65,3 +67,12 @@ def _first_line(path: Path) -> str | None:
         return path.read_text(encoding="ascii").split("\n", 1)[0].strip()
     except (OSError, UnicodeDecodeError):
         return None
+
+
+def runtime_threads(threads: int | None) -> int:
+    """Threads of a runtime: ``threads``, or None for one per physical core. Raises UsageError below 1."""
+    if threads is not None and threads < 1:
+        raise UsageError(
+            "the number of threads cannot be used", expected="1 or more", found=str(threads), do="give --threads 1"
+        )
+    return physical_cores() if threads is None else threads

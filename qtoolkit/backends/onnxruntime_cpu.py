@@ -19,7 +19,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from qtoolkit.backends.cores import physical_cores
+from qtoolkit.backends.cores import runtime_threads
 from qtoolkit.backends.optimized_graph import Convolutions, named_copy, sort_convolutions, times_by_origin
 from qtoolkit.backends.runner import Condition, Runner, Signature, TensorSpec
 from qtoolkit.errors import ModelFileError, UsageError
@@ -112,12 +112,8 @@ class OnnxRuntimeCpu(Runner):
                 found=repr(graph_optimization),
                 do="choose one of them",
             )
-        if threads is not None and threads < 1:
-            raise UsageError(
-                "the number of threads cannot be used", expected="1 or more", found=str(threads), do="give --threads 1"
-            )
         self._model = model
-        self._threads = physical_cores() if threads is None else threads
+        self._threads = runtime_threads(threads)
         self._graph_optimization = graph_optimization
         self._profile = profile
         self._spinning = spinning

@@ -12,7 +12,7 @@ import onnx
 import openvino
 from numpy.typing import NDArray
 
-from qtoolkit.backends.cores import physical_cores
+from qtoolkit.backends.cores import runtime_threads
 from qtoolkit.backends.runner import Condition, Runner, Signature, TensorSpec
 from qtoolkit.errors import ModelFileError, UsageError
 
@@ -45,12 +45,8 @@ class OpenVinoCpu(Runner):
                 found=repr(float_precision),
                 do="choose one of them",
             )
-        if threads is not None and threads < 1:
-            raise UsageError(
-                "the number of threads cannot be used", expected="1 or more", found=str(threads), do="give --threads 1"
-            )
         self._model = model
-        self._threads = physical_cores() if threads is None else threads
+        self._threads = runtime_threads(threads)
         self._float_precision = float_precision
         self._hinted: str | None = float_precision
         self._compiled: Any = None
