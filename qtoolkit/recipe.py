@@ -30,8 +30,8 @@ DEFAULT_CALIBRATION_IMAGES = 100
 """How many of the images of ``DEFAULT_DATA`` it is calibrated on."""
 
 _FEWEST_RUNS = 10
-_PATHS = ("model", "data", "plan", "out", "unlabeled")
-_MAY_BE_RENDERED = ("data", "unlabeled")
+_PATHS = ("model", "data", "plan", "out", "unlabeled", "labelled")
+_MAY_BE_RENDERED = ("data", "unlabeled", "labelled")
 
 
 class Recipe(BaseModel):
@@ -47,9 +47,9 @@ class Recipe(BaseModel):
       where the target's runtime runs here, else MACs). Or ``plan``: a precision plan.
     - ``metric``: of the sensitivity analysis, on ``sensitivity_images`` calibration photos (ap: labelled ones of train
       or calib); ``ranges``: range estimator.
-    - ``qat``: fine-tune the 8-bit and the mixed network without labels, seeing ``qat_images`` images, at the highest
-      learning rate ``qat_lr``, on the photos of ``unlabeled`` (folder or data set; None: the part unlabeled of
-      ``data``, or the photos calibrated on).
+    - ``qat``: fine-tune the 8-bit and the mixed network, seeing ``qat_images`` images, at the highest learning rate
+      ``qat_lr``: without labels on the photos of ``unlabeled`` (folder or data set; None: the part unlabeled of
+      ``data``, or the photos calibrated on), or with them on the part train of the data set ``labelled``.
     - ``runs``: inferences per variant in the latency measurement, 0 for none; ``threads``: None for every core.
     - ``seed``: of what is drawn (calibration photos).
     """
@@ -72,6 +72,7 @@ class Recipe(BaseModel):
     qat_images: int = Field(default=2000, ge=1)
     qat_lr: float = Field(default=1e-4, gt=0, allow_inf_nan=False)
     unlabeled: Path | None = None
+    labelled: Path | None = None
     head: str | None = None
     input_size_wh: tuple[int, int] | None = None
     images: int | None = Field(default=None, ge=1)
@@ -113,12 +114,21 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _photos_only_for_qat(self) -> Recipe:
-        if self.unlabeled is not None and not self.qat:
+        given = {name: getattr(self, name) for name in ("unlabeled", "labelled") if getattr(self, name) is not None}
+        if given and not self.qat:
+            name, value = next(iter(given.items()))
             raise UsageError(
                 "photos to fine-tune on are given, and nothing is fine-tuned",
-                expected="--unlabeled together with --qat",
-                found=f"unlabeled {self.unlabeled} without qat",
-                do="add --qat, or leave --unlabeled out",
+                expected=f"--{name} together with --qat",
+                found=f"{name} {value} without qat",
+                do=f"add --qat, or leave --{name} out",
+            )
+        if len(given) > 1:
+            raise UsageError(
+                "photos to fine-tune on are given with labels and without",
+                expected="one of --labelled and --unlabeled",
+                found=" and ".join(f"{name} {value}" for name, value in given.items()),
+                do="give --labelled: the float network teaches on its photos too",
             )
         return self
 

@@ -579,11 +579,21 @@ class TestFineTuning:
 
     def test_without_it_nothing_is_said_of_it(self, finished):
         _, result = finished
-        assert not {"qat", "qat_images", "qat_lr", "unlabeled"} & set(result.scorecard.settings)
+        assert not {"qat", "qat_images", "qat_lr", "unlabeled", "labelled"} & set(result.scorecard.settings)
 
     def test_photos_without_it_are_refused(self, again):
         with pytest.raises(UsageError, match="--unlabeled together with --qat"):
             changed(again, unlabeled=Path("photos"))
+        with pytest.raises(UsageError, match="--labelled together with --qat"):
+            changed(again, labelled=Path("photos"))
+        with pytest.raises(UsageError, match="one of --labelled and --unlabeled"):
+            changed(again, qat=True, labelled=Path("photos"), unlabeled=Path("photos"))
+
+    def test_labels_for_a_network_that_is_not_ours_are_refused_before_any_work(self, again, data, tmp_path):
+        recipe = changed(again, **self.FIELDS, labelled=data, out=tmp_path / "new")
+        with pytest.raises(UsageError, match="labels can teach only the networks"):
+            open_run(recipe)
+        assert not recipe.out.exists()
 
     def test_photos_to_learn_from_that_are_evaluated_on_are_refused_before_any_work(self, again, data, tmp_path):
         recipe = changed(again, **self.FIELDS, unlabeled=data / "val", out=tmp_path / "new")

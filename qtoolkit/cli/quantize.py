@@ -34,6 +34,7 @@ Examples:
   qtool quantize yolov8n-pose.onnx --data coco --mixed 0.3
   qtool quantize yolov8n-pose.onnx --data coco --plan plan.yaml --out runs/mine
   qtool quantize yolov8n-pose.onnx --data coco --qat --unlabeled photos
+  qtool quantize --qat --labelled synthetic:2000@2
 
 Calibrates on the part calib of the data set and measures on val. Without MODEL: the network that comes with qtool, on
 rendered people unless --data says otherwise. Writes model.float.onnx, model.16bit.onnx, model.int8.onnx and, with
@@ -51,15 +52,19 @@ again."""
     metavar="FILE",
     help="Apply this precision plan (YAML), and rank nothing.",
 )
-@click.option(
-    "--qat", is_flag=True, default=None, help="Fine-tune the 8-bit and the mixed network too, without labels (torch)."
-)
+@click.option("--qat", is_flag=True, default=None, help="Fine-tune the 8-bit and the mixed network too (needs torch).")
 @click.option(
     "--unlabeled",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Photos to fine-tune on: a folder, a data set, or synthetic:N@seed.  [default: the part unlabeled of the "
-    "data, else the photos calibrated on]",
+    help="Photos to fine-tune on without labels: a folder, a data set, or synthetic:N@seed.  [default: the part "
+    "unlabeled of the data, else the photos calibrated on]",
+)
+@click.option(
+    "--labelled",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="A data set to fine-tune on with the labels of its part train: for networks of `qtool train`.",
 )
 @click.option(
     "--qat-images", type=click.IntRange(min=1), metavar="N", help="Images seen in the fine-tuning.  [default: 2000]"

@@ -1,4 +1,4 @@
-"""The photos that quantization-aware training learns from: without labels, and none that is evaluated on."""
+"""The photos that quantization-aware training learns from, with labels or without: none that is evaluated on."""
 
 from __future__ import annotations
 
@@ -8,9 +8,14 @@ from dataclasses import replace
 from qtoolkit.data.calibration_set import CalibrationSet, check_disjoint
 from qtoolkit.data.samples import Samples
 from qtoolkit.data.sources import DataSource, open_data_source
+from qtoolkit.errors import DataSetError
 from qtoolkit.recipe import Recipe
+from qtoolkit.training.dataset import LabelledImages, read_labelled_images
 
-__all__ = ["learning_photos"]
+__all__ = ["LearningSet", "learning_photos"]
+
+LearningSet = CalibrationSet | LabelledImages
+"""Plain photos, which the float network alone teaches on, or labelled ones."""
 
 
 def learning_photos(
@@ -19,17 +24,21 @@ def learning_photos(
     evaluated: Samples,
     calibration: CalibrationSet,
     progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
-) -> CalibrationSet:
-    """Photos of ``recipe.unlabeled``; else those of the part unlabeled of ``source``, the data set of the run, that are
-    not evaluated on; else those of ``calibration``.
+) -> LearningSet:
+    """Labelled photos of ``recipe.labelled``. Or plain ones: those of ``recipe.unlabeled``; else those of the part
+    unlabeled of ``source``, the data set of the run, that are not evaluated on; else those of ``calibration``.
 
-    Raises DataSetError where what ``recipe.unlabeled`` names cannot be opened, has no usable photo, or has one that is
-    evaluated on.
+    Raises DataSetError where what the recipe names cannot be opened, has no usable photo, or has one that is evaluated
+    on, and where ``recipe.labelled`` has no labels.
     """
+
+    def rendered(done: int, total: int) -> None:
+        progress("rendering people", done, total)
+
+    if recipe.labelled is not None:
+        return _labelled(open_data_source(recipe.labelled, parts=("train",), progress=rendered), evaluated)
     if recipe.unlabeled is not None:
-        given = open_data_source(
-            recipe.unlabeled, parts=("train",), progress=lambda done, total: progress("rendering people", done, total)
-        )
+        given = open_data_source(recipe.unlabeled, parts=("train",), progress=rendered)
         photos = CalibrationSet.from_split(given.learning_split("--unlabeled"))
         check_disjoint(photos, evaluated)
         return photos
@@ -40,3 +49,18 @@ def learning_photos(
         if kept:
             return replace(photos, images=kept)
     return calibration
+
+
+def _labelled(given: DataSource, evaluated: Samples) -> LabelledImages:
+    """The part train of ``given`` or, without one, calib."""
+    images = read_labelled_images(replace(given, train=given.train or given.calib), option="--labelled")
+    hashes = {sample.sha256 for sample in evaluated}
+    both = [sample.path.name for sample in images.samples if sample.sha256 in hashes]
+    if both:
+        raise DataSetError(
+            f"{len(both)} of the {len(images.samples)} photos to fine-tune on are evaluation photos too",
+            expected="no photo in both: figures measured on photos that were learned from are too good",
+            found=", ".join(both[:5]) + (f" and {len(both) - 5} more" if len(both) > 5 else ""),
+            do="take them out of the part train, or give other photos with --labelled",
+        )
+    return images

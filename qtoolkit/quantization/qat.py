@@ -1,15 +1,17 @@
-"""Quantization-aware training without labels: the quantized network learns to repeat the float one.
+"""Quantization-aware training: the quantized network learns to repeat the float one, and what labels say of it.
 
 1. It starts from what PTQ chose under the plan: the same places, the same grids.
 2. As a torch module, every Q/DQ pair and every weight of an integer layer is a fake quantizer whose scale is learned
    (``training.fake_quantizer``); weights and biases stay float masters (``training.quantized_pair``).
-3. The fine-tuning of ``qtool retrain`` brings the outputs of its last layers to those of the float network.
+3. The fine-tuning of ``qtool retrain`` brings the outputs of its last layers to those of the float network. With
+   labels, for a network of our own architecture, the loss it was trained by is added.
 4. The trained weights are rounded to the trained grids and written as PTQ writes them: same nodes, same names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,14 +27,21 @@ from qtoolkit.evaluation.head_layouts import Head
 from qtoolkit.graph.load import network_input
 from qtoolkit.graph.qdq import LayerWeights
 from qtoolkit.graph.view import GraphView
+from qtoolkit.quantization.learning_photos import LearningSet
 from qtoolkit.quantization.ptq import ChosenGrids, Quantizer
-from qtoolkit.training.fine_tuning import FineTuning
+from qtoolkit.training.dataset import TrainingSet
+from qtoolkit.training.fine_tuning import FineTuning, WeightedLabels
+from qtoolkit.training.image_cache import ImageCache
+from qtoolkit.training.labelled_loss import LabelledLoss
 from qtoolkit.training.quantized_pair import QuantizedPair
+from qtoolkit.training.recipe import Augmentation
 from qtoolkit.training.state_folder import StateFolder
 from qtoolkit.training.threads import torch_threads
+from qtoolkit.training.tuning_batches import LabelledBatches, PlainBatches, TuningBatches
 
 __all__ = ["QatOptions", "finetune_quantized"]
 
+_CACHE_GIB = 1.0
 _FREE = ("threads", "save_every_minutes")
 
 
@@ -41,6 +50,7 @@ class QatOptions(BaseModel):
 
     - ``images`` seen, in whole batches of ``batch``; ``lr``: highest learning rate of weights (Adam, falls along a
       cosine to 2 %); ``seed`` of what is drawn.
+    - ``labels_weight``: of the labels' loss beside the distance from the float network, where there are labels.
     - ``amp``: bf16 lets the convolutions compute in bfloat16, fake quantizers never; its 8 bits of significand are as
       coarse as the grids, so it is off unless asked for.
     - ``threads`` of torch (None: all); ``save_every_minutes`` the state.
@@ -51,6 +61,7 @@ class QatOptions(BaseModel):
     images: int = Field(default=2000, ge=1)
     batch: int = Field(default=8, ge=1)
     lr: float = Field(default=1e-4, gt=0)
+    labels_weight: float = Field(default=0.3, ge=0)
     amp: str = Field(default="off", pattern="^(auto|off|bf16)$")
     seed: int = 0
     threads: int | None = Field(default=None, ge=1)
@@ -80,17 +91,18 @@ def finetune_quantized(
     quantizer: Quantizer,
     plan: PrecisionPlan,
     head: Head | None,
-    photos: CalibrationSet,
+    photos: LearningSet,
     options: QatOptions,
     folder: Path,
     progress: Callable[[int, int], None] | None = None,
 ) -> onnx.ModelProto:
-    """The network of ``quantizer`` under ``plan``, fine-tuned on ``photos`` without labels; Q/DQ as PTQ writes it.
+    """The network of ``quantizer`` under ``plan``, fine-tuned on ``photos``; Q/DQ as PTQ writes it.
 
     State and log lie in ``folder``; a run that was stopped goes on there and gives, to the last bit, the same network.
     ``progress`` is called with (images seen, total). Raises PlanFileError as ``Quantizer.quantize`` does,
-    ModelFileError for a network that does not take colour photos or that torch cannot run, UsageError and
-    CheckpointError where ``folder`` holds another training, QtoolError where the loss is no number any more.
+    ModelFileError for a network that does not take colour photos or that torch cannot run, UsageError where the photos
+    have labels and the network is none of ours, UsageError and CheckpointError where ``folder`` holds another training,
+    QtoolError where the loss is no number any more.
     """
     chosen = quantizer.quantize(plan).plan.layers
     image = network_input(quantizer.model)
@@ -103,14 +115,38 @@ def finetune_quantized(
     recipe = options.outcome_fields() | {"network_sha256": network_sha256}
     with torch_threads(options.threads):
         pair = QuantizedPair.of(quantizer.model, head, grids.placement, grids.activations, grids.weights)
+        labels = _labels(quantizer.model, head, photos, options)
         state = StateFolder(folder, recipe, photos.sha256)
-        tuning = FineTuning(
-            pair, state, options, photos.paths, image.input_size_wh, lambda seen: None, {},
-            progress or (lambda done, total: None),
-        )  # fmt: skip
-        tuning.run(lambda: None)
+        with _batches(photos, options, image.input_size_wh, folder) as batches:
+            tuning = FineTuning(
+                pair, state, options, batches, lambda seen: None, {}, progress or (lambda done, total: None), labels
+            )
+            tuning.run(lambda: None)
         network, trained = pair.network(), _trained_grids(pair, grids)
     return quantizer.write(chosen, trained, network)
+
+
+def _labels(
+    model: onnx.ModelProto, head: Head | None, photos: LearningSet, options: QatOptions
+) -> WeightedLabels | None:
+    if isinstance(photos, CalibrationSet):
+        return None
+    return WeightedLabels(LabelledLoss.of(model, head), options.labels_weight)
+
+
+@contextlib.contextmanager
+def _batches(
+    photos: LearningSet, options: QatOptions, size_wh: tuple[int, int], folder: Path
+) -> Iterator[TuningBatches]:
+    """What is learned from. Labelled images are squares as large as the longer side of the input, none a mosaic."""
+    if isinstance(photos, CalibrationSet):
+        yield PlainBatches(photos.paths, options.batch, options.seed, size_wh)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    size = max(size_wh)
+    with ImageCache(photos.samples, size, folder, _CACHE_GIB) as cache:
+        images = TrainingSet(cache, photos.labels, Augmentation(mosaic=0.0), size, options.seed)
+        yield LabelledBatches(images, options.batch, size)
 
 
 def _trained_grids(pair: QuantizedPair, grids: ChosenGrids) -> ChosenGrids:

@@ -29,7 +29,7 @@ from qtoolkit.graph.load import NetworkInput, load_network, network_input
 from qtoolkit.graph.view import GraphView
 from qtoolkit.quantization.feeds import image_feeds
 from qtoolkit.quantization.labelled_photos import LabelledPhotos, find_labelled_photos
-from qtoolkit.quantization.learning_photos import learning_photos
+from qtoolkit.quantization.learning_photos import LearningSet, learning_photos
 from qtoolkit.quantization.ptq import check_plan, supported_plan, wide_precision
 from qtoolkit.quantization.selection import BudgetUnit
 from qtoolkit.quantization.sensitivity import check_metric
@@ -61,7 +61,7 @@ class Run:
     progress: Progress
     data_name: str
     skipped: tuple[SkippedImage, ...] = ()
-    learning: CalibrationSet | None = None
+    learning: LearningSet | None = None
     labelled: LabelledPhotos | None = None
     """What the metric ap ranks layers on; None for the others."""
 
@@ -135,6 +135,11 @@ def open_run(recipe: Recipe, progress: Progress = lambda stage, done, total: Non
     head = detect_head(
         {name: view.shape(name) or () for name in view.outputs}, network_input(model).input_size_wh, recipe.head
     )
+    if recipe.labelled is not None:
+        # Only here: everything else runs without torch. Refused now, not behind the calibration.
+        from qtoolkit.training.labelled_loss import LabelledLoss
+
+        LabelledLoss.of(model, head)
     source = open_data_source(recipe.data, progress=lambda done, total: progress("rendering people", done, total))
     samples = source.evaluation_samples(recipe.images, lambda done, total: progress("reading photos", done, total))
     calibration = calibration_set_of(source, recipe.calibration_images, recipe.seed)

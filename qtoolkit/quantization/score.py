@@ -12,6 +12,7 @@ from qtoolkit.artifacts.plan import PrecisionPlan
 from qtoolkit.artifacts.scorecard import DataFacts, LatencyFigures, ModelFacts, Scorecard
 from qtoolkit.bench.cost import network_cost
 from qtoolkit.bench.environment import capture_environment
+from qtoolkit.data.calibration_set import CalibrationSet
 from qtoolkit.data.people import People
 from qtoolkit.quantization.assess import accuracy_figures, variant_row
 from qtoolkit.quantization.run import Run
@@ -19,7 +20,7 @@ from qtoolkit.recipe import Recipe
 
 __all__ = ["score_variants"]
 
-_OF_QAT = ("qat", "qat_images", "qat_lr", "unlabeled")
+_OF_QAT = ("qat", "qat_images", "qat_lr", "unlabeled", "labelled")
 
 
 def score_variants(
@@ -60,8 +61,9 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
     settings = recipe.model_dump(mode="json", exclude={"model", "data", "out", "version"})
     if not recipe.qat:
         settings = {name: value for name, value in settings.items() if name not in _OF_QAT}
-    elif recipe.unlabeled is not None:
-        settings["unlabeled"] = recipe.unlabeled.name
+    else:
+        photos = {name: getattr(recipe, name) for name in ("unlabeled", "labelled")}
+        settings |= {name: path.name for name, path in photos.items() if path is not None}
     return settings | {"plan": recipe.plan.name if recipe.plan else None}
 
 
@@ -78,8 +80,9 @@ def _notes(run: Run, latencies: Mapping[str, LatencyFigures]) -> tuple[str, ...]
             f"Target {run.target.name} does not run here: AP is that of its Q/DQ network in ONNX Runtime; no latency."
         )
     if run.learning is not None:
+        plain = isinstance(run.learning, CalibrationSet)
         notes.append(
-            f"The -qat networks were fine-tuned without labels on {len(run.learning)} photos, "
+            f"The -qat networks were fine-tuned {'without' if plain else 'with'} labels on {len(run.learning)} photos, "
             f"seeing {run.recipe.qat_images} changed views of them."
         )
         notes += [

@@ -37,6 +37,9 @@ class LabelledImages:
     skipped: tuple[SkippedImage, ...]
     sha256: str
 
+    def __len__(self) -> int:
+        return len(self.samples)
+
 
 @dataclass(frozen=True, eq=False)
 class Batch:
@@ -59,8 +62,8 @@ class Batch:
     crowds_xyxy: NDArray[np.float32]
 
 
-def read_labelled_images(source: DataSource, limit: int | None = None) -> LabelledImages:
-    """The labelled training part of a data set, all of it or the first ``limit`` images.
+def read_labelled_images(source: DataSource, limit: int | None = None, option: str = "--data") -> LabelledImages:
+    """The labelled training part of a data set, which ``option`` named, all of it or the first ``limit`` images.
 
     Raises DataSetError where there is no such part, its labels are faulty or teach something wrong
     (``check_training_labels``), or no photo can be used.
@@ -71,7 +74,8 @@ def read_labelled_images(source: DataSource, limit: int | None = None) -> Labell
             f"the data set {source.name} has nothing to train on",
             expected="a part train with annotations (COCO person_keypoints JSON)",
             found="no part train" if split is None else "a part train without annotations",
-            do="add train: {images: FOLDER, annotations: FILE.json} to its dataset.yaml, or give --data synthetic:N",
+            do="add train: {images: FOLDER, annotations: FILE.json} to its dataset.yaml, "
+            f"or give {option} synthetic:N",
         )
     samples = collect_samples(split, limit)
     if samples.annotations is None:

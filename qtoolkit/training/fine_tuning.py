@@ -1,30 +1,28 @@
-"""Fine-tuning without labels: gradients, until the outputs are those of the original."""
+"""Fine-tuning: gradients, until the outputs are those of the original; labels may have their say."""
 
 from __future__ import annotations
 
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from qtoolkit.bench.environment import cpu_flags
 from qtoolkit.errors import QtoolError
 from qtoolkit.training.journal import Journal
+from qtoolkit.training.labelled_loss import LabelledLoss
 from qtoolkit.training.network_pair import NetworkPair
-from qtoolkit.training.photos import PhotoBatches
 from qtoolkit.training.retrain_options import RetrainOptions
 from qtoolkit.training.shards import ShardedGradients
 from qtoolkit.training.threads import torch_threads
 from qtoolkit.training.tuned_pair import TunedPair, TuningFolder, TuningOptions
+from qtoolkit.training.tuning_batches import TuningBatch, TuningBatches
 
-__all__ = ["FineTuning", "learning_rate_share", "tuning_size_wh"]
+__all__ = ["FineTuning", "WeightedLabels", "learning_rate_share", "tuning_size_wh"]
 
 _SHARE = 0.7
 _BETAS = (0.9, 0.98)
@@ -33,6 +31,7 @@ _LOG_EVERY = 400
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _PART_PIXELS = 600_000
 _AVERAGE_DECAY = 0.998
+_PARTS = ("scores", "rest", "labels")
 
 
 def learning_rate_share(step: int, steps: int) -> float:
@@ -47,12 +46,19 @@ def tuning_size_wh(pair: NetworkPair, options: RetrainOptions) -> tuple[int, int
     return pair.photo_size_wh(options.train_size, _SHARE, "--train-size")
 
 
+class WeightedLabels(NamedTuple):
+    """The loss of the labels, and how much of it is added to the distance from the teacher."""
+
+    loss: LabelledLoss
+    weight: float
+
+
 class FineTuning:
     """Adam on the student of ``pair``, from the state in ``folder`` or from its weights of now.
 
-    ``photos`` are drawn from as ``PhotoBatches`` does, at ``size_wh`` pixels. ``measure(images seen)`` writes the
-    network and returns its AP, if it can be measured; ``aps`` are those measured so far. ``progress`` is called with
-    (images seen, total).
+    It learns from ``batches``, from their labels too where ``labels`` says by how much. ``measure(images seen)`` writes
+    the network and returns its AP, if it can be measured; ``aps`` are those measured so far. ``progress`` is called
+    with (images seen, total).
 
     What is measured and kept at the end is the average of the weights over about the last 500 steps. Both networks
     compute in bfloat16 where ``options.amp`` says so or the processor multiplies in it (``auto``).
@@ -67,22 +73,21 @@ class FineTuning:
         pair: TunedPair,
         folder: TuningFolder,
         options: TuningOptions,
-        photos: Sequence[Path],
-        size_wh: tuple[int, int],
+        batches: TuningBatches,
         measure: Callable[[int], float | None],
         aps: Mapping[int, float],
         progress: Callable[[int, int], None],
+        labels: WeightedLabels | None = None,
     ) -> None:
         self._pair, self._folder, self._options = pair, folder, options
         self._measure, self._aps, self._progress = measure, aps, progress
         self._steps = options.steps
-        self._batches = PhotoBatches(photos, options.batch, options.seed)
-        self._size_wh = size_wh
+        self._batches, self._labels = batches, labels
         self._parameters = dict(pair.trained())
         self._optimizer = torch.optim.Adam(self._groups(), lr=options.lr, betas=_BETAS)
         self._average = {name: each.detach().clone() for name, each in self._parameters.items()}
         self._bf16 = options.amp == "bf16" or (options.amp == "auto" and _multiplies_bf16())
-        self._sums, self._summed = [0.0, 0.0], 0
+        self._sums, self._summed = [0.0] * len(_PARTS), 0
         self._step = self._clock_step = 0
         if folder.tuned is not None:
             self._restore(folder.tuned.tensors, folder.tuned.facts)
@@ -95,15 +100,15 @@ class FineTuning:
         journal = self._folder.open_log(self._step)
         with torch.no_grad():
             # Of batch 0 always, wherever the run begins.
-            self._pair.loss.measure_spread(self._pair.teacher(_images(self._batches.batch(0, self._size_wh))))
-        w, h = self._size_wh
+            self._pair.loss.measure_spread(self._pair.teacher(self._batches.batch(0).images))
+        w, h = self._batches.size_wh
         part_images = max(1, min(self._options.batch, _PART_PIXELS // (w * h)))
         with (
             torch_threads(1) as threads,
-            ShardedGradients(self._loss_of, list(self._parameters.values()), part_images, threads) as gradients,
+            ShardedGradients(self._loss_of, list(self._parameters.values()), threads) as gradients,
         ):
-            for batch in self._batches.batches(self._step, self._steps, self._size_wh):
-                self._take_step(_images(batch), gradients)
+            for batch in self._batches.batches(self._step, self._steps):
+                self._take_step(batch.parts(part_images), gradients)
                 self._step += 1
                 self._progress(self._seen, self._steps * self._options.batch)
                 if self._step < self._steps:
@@ -133,12 +138,12 @@ class FineTuning:
         """Whether the last step crossed a multiple of ``every`` images."""
         return self._seen // every != (self._seen - self._options.batch) // every
 
-    def _take_step(self, images: Tensor, gradients: ShardedGradients[tuple[float, float]]) -> None:
+    def _take_step(self, parts: list[TuningBatch], gradients: ShardedGradients[TuningBatch, list[float]]) -> None:
         self._set_rate()
-        for scores, rest in gradients(images):
-            if not math.isfinite(scores + rest):
-                raise self._diverged(str(scores + rest))
-            self._sums = [self._sums[0] + scores, self._sums[1] + rest]
+        for losses in gradients(parts):
+            if not math.isfinite(sum(losses)):
+                raise self._diverged(str(sum(losses)))
+            self._sums = [total + loss for total, loss in zip(self._sums, losses, strict=True)]
             self._summed += 1
         self._optimizer.step()
         decay = min(_AVERAGE_DECAY, (1 + self._step) / (10 + self._step))
@@ -153,14 +158,18 @@ class FineTuning:
             do=f"begin anew with a lower {self._options.rate_option} and another --out; the last saved state is kept",
         )
 
-    def _loss_of(self, images: Tensor) -> tuple[Tensor, tuple[float, float]]:
+    def _loss_of(self, batch: TuningBatch) -> tuple[Tensor, list[float]]:
+        images = batch.images
         with torch.autocast("cpu", torch.bfloat16, enabled=self._bf16):
             with torch.no_grad():
                 wanted = self._pair.teacher(images)
             given = self._pair.student(images)
         floats = [{name: values.float() for name, values in each.items()} for each in (wanted, given)]
         loss = self._pair.loss(*floats)
-        return loss.total, (float(loss.scores), float(loss.rest))
+        if self._labels is None or batch.targets is None:
+            return loss.total, [float(loss.scores), float(loss.rest), 0.0]
+        labels = self._labels.loss(floats[1], batch.targets)
+        return loss.total + self._labels.weight * labels, [float(loss.scores), float(loss.rest), float(labels.detach())]
 
     @torch.no_grad()
     def _load_average_(self) -> None:
@@ -193,11 +202,13 @@ class FineTuning:
 
     def _log_losses(self, journal: Journal) -> None:
         now = time.monotonic()
-        scores, rest = (total / self._summed for total in self._sums)
-        facts = {"images": self._seen, "scores": scores, "rest": rest, "lr": self._optimizer.param_groups[0]["lr"]}
+        losses = dict(zip(_PARTS, (total / self._summed for total in self._sums), strict=True))
+        if self._labels is None:
+            del losses["labels"]
+        facts = {"images": self._seen, **losses, "lr": self._optimizer.param_groups[0]["lr"]}
         rate = (self._step - self._clock_step) * self._options.batch / (now - self._clock)
         journal.add("train", self._step, {**facts, "images_per_second": rate})
-        self._sums, self._summed = [0.0, 0.0], 0
+        self._sums, self._summed = [0.0] * len(_PARTS), 0
         self._clock, self._clock_step = now, self._step
 
     def _save(self) -> None:
@@ -215,15 +226,14 @@ class FineTuning:
     def _restore(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         self._pair.load_(tensors)
         self._step = self._clock_step = int(facts["step"])
-        self._sums, self._summed = list(facts.get("sums", self._sums)), facts.get("summed", 0)
+        # A state that an earlier release wrote has no sum of the labels.
+        sums = [float(total) for total in facts.get("sums", ())]
+        self._sums = [*sums, *([0.0] * (len(_PARTS) - len(sums)))]
+        self._summed = facts.get("summed", 0)
         for name, parameter in self._parameters.items():
             self._average[name].copy_(tensors[f"average.{name}"])
             kept = {key: torch.empty_like(parameter).copy_(tensors[f"optimizer.{key}.{name}"]) for key in _MOMENTS}
             self._optimizer.state[parameter] = {"step": torch.tensor(float(self._step)), **kept}
-
-
-def _images(batch: NDArray[np.float32]) -> Tensor:
-    return torch.from_numpy(batch).permute(0, 3, 1, 2)
 
 
 def _multiplies_bf16() -> bool:

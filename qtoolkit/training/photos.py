@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -59,16 +58,6 @@ class PhotoBatches:
             order = np.random.default_rng([self._seed, 1, epoch]).permutation(len(self._paths))
             out[row] = _view(self._photo(int(order[position])), size_wh, random)
         return out
-
-    def batches(self, start: int, stop: int, size_wh: tuple[int, int]) -> Iterator[NDArray[np.float32]]:
-        """Batches ``start`` … ``stop`` − 1, prepared ahead by a thread of its own."""
-        with ThreadPoolExecutor(1, thread_name_prefix="photos") as pool:
-            waiting = [pool.submit(self.batch, index, size_wh) for index in range(start, min(start + 2, stop))]
-            for index in range(start, stop):
-                ready = waiting.pop(0).result()
-                if index + 2 < stop:
-                    waiting.append(pool.submit(self.batch, index + 2, size_wh))
-                yield ready
 
     def _photo(self, index: int) -> NDArray[np.uint8]:
         if index in self._decoded:

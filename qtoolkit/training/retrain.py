@@ -24,6 +24,7 @@ from qtoolkit.training.network_pair import NetworkPair
 from qtoolkit.training.retrain_folder import RetrainFolder
 from qtoolkit.training.retrain_options import RetrainOptions
 from qtoolkit.training.threads import torch_threads
+from qtoolkit.training.tuning_batches import PlainBatches
 
 __all__ = ["RetrainResult", "retrain_network"]
 
@@ -124,10 +125,9 @@ class _Retraining:
             pair.write(folder.model)
             return self._measure(seen, folder.model)
 
-        size_wh = tuning_size_wh(pair, self._options)
-        tuning = FineTuning(
-            pair, folder, self._options, self._photos.paths, size_wh, measure, self._aps, self._stage("fine-tuning")
-        )
+        options = self._options
+        batches = PlainBatches(self._photos.paths, options.batch, options.seed, tuning_size_wh(pair, options))
+        tuning = FineTuning(pair, folder, options, batches, measure, self._aps, self._stage("fine-tuning"))
         tuning.run(lambda: pair.settle_statistics_(self._fit_on))
         # A finished run that is repeated: what it wrote may have been taken away, and --data may be new.
         measure(self._options.steps * self._options.batch)

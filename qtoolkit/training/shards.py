@@ -6,7 +6,7 @@ sooner than one after the other on two threads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -20,27 +20,25 @@ if TYPE_CHECKING:
 
 __all__ = ["ShardedGradients"]
 
+PartT = TypeVar("PartT", bound=Sized)
 FactsT = TypeVar("FactsT")
 
 
-class ShardedGradients(Generic[FactsT]):
+class ShardedGradients(Generic[PartT, FactsT]):
     """Sets the gradients of ``parameters`` to the mean over the parts of a batch. Use as a context manager.
 
-    ``loss_of(images)`` returns the loss of a part, a scalar mean over its images, and facts about it; it is called from
-    several threads. A batch is cut into parts of ``part_images`` whatever ``threads`` is, and parts are added up in
-    their order: what comes out does not depend on the number of threads.
+    ``loss_of(part)`` returns the loss of a part, a scalar mean over its images, and facts about it; it is called from
+    several threads. Parts are added up in their order, so what comes out does not depend on the number of ``threads``.
     """
 
     def __init__(
         self,
-        loss_of: Callable[[Tensor], tuple[Tensor, FactsT]],
+        loss_of: Callable[[PartT], tuple[Tensor, FactsT]],
         parameters: Sequence[nn.Parameter],
-        part_images: int,
         threads: int,
     ) -> None:
         self._loss_of = loss_of
         self._parameters = list(parameters)
-        self._part_images = part_images
         self._pool = ThreadPoolExecutor(
             threads, thread_name_prefix="part", initializer=torch.set_num_threads, initargs=(1,)
         )
@@ -53,10 +51,10 @@ class ShardedGradients(Generic[FactsT]):
     ) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def __call__(self, images: Tensor) -> list[FactsT]:
-        """Set the gradients from a batch (B, …); the facts about its parts."""
-        parts = torch.split(images, self._part_images)
-        shares = [len(part) / len(images) for part in parts]
+    def __call__(self, parts: Sequence[PartT]) -> list[FactsT]:
+        """Set the gradients from a batch in parts, whose lengths are their numbers of images; the facts about each."""
+        images = sum(len(part) for part in parts)
+        shares = [len(part) / images for part in parts]
         done = list(self._pool.map(self._part, parts))
         for index, parameter in enumerate(self._parameters):
             given = [
@@ -70,6 +68,6 @@ class ShardedGradients(Generic[FactsT]):
                     parameter.grad.add_(gradient, alpha=share)
         return [facts for _, facts in done]
 
-    def _part(self, images: Tensor) -> tuple[tuple[Tensor, ...], FactsT]:
-        loss, facts = self._loss_of(images)
+    def _part(self, part: PartT) -> tuple[tuple[Tensor, ...], FactsT]:
+        loss, facts = self._loss_of(part)
         return torch.autograd.grad(loss, self._parameters, allow_unused=True), facts

@@ -16,15 +16,25 @@ from qtoolkit.artifacts.target import GridSpec
 from qtoolkit.backends.targets import find_target
 from qtoolkit.data.calibration_set import CalibrationSet
 from qtoolkit.data.samples import Split
+from qtoolkit.data.sources import open_data_source
 from qtoolkit.errors import ModelFileError, QtoolError, UsageError
+from qtoolkit.evaluation.heads import detect_head
+from qtoolkit.graph.export import export_onnx
 from qtoolkit.graph.load import prepare_network
 from qtoolkit.graph.view import GraphView
+from qtoolkit.models.yolopose import DeployedYoloPose, YoloPose, YoloPoseConfig
 from qtoolkit.quantization import qat
 from qtoolkit.quantization.calibrate import CalibrationStatistics
 from qtoolkit.quantization.ptq import Quantizer
 from qtoolkit.quantization.qat import QatOptions, finetune_quantized
 from qtoolkit.training import fine_tuning
+from qtoolkit.training.dataset import TrainingSet, read_labelled_images
+from qtoolkit.training.image_cache import ImageCache
+from qtoolkit.training.labelled_loss import LabelledLoss
+from qtoolkit.training.photos import PhotoBatches
 from qtoolkit.training.quantized_pair import QuantizedPair
+from qtoolkit.training.recipe import Augmentation
+from qtoolkit.training.tuning_batches import LabelledBatches
 
 _INT8 = {"bit_width": 8, "signed": True, "symmetric": True}
 _SHIFTS = find_target("ort-cpu").model_copy(
@@ -181,7 +191,7 @@ def test_the_loss_on_the_photos_falls(make_quantizer, learning, tmp_path, infer,
     plan = _plan(quantizer)
     pair, _ = _pair(quantizer, plan)
     trained = finetune_quantized(quantizer, plan, None, learning, _options(images=200, lr=1e-4), tmp_path / "state")
-    images = fine_tuning.PhotoBatches(learning.paths, 6, 5).batch(0, (64, 64)).transpose(0, 3, 1, 2)
+    images = PhotoBatches(learning.paths, 6, 5).batch(0, (64, 64)).transpose(0, 3, 1, 2)
     wanted = pair.teacher(torch.from_numpy(images))
     losses = []
     for model in (quantizer.quantize(plan).model, trained):
@@ -295,3 +305,66 @@ def test_batch_norms_are_folded_before(relu_pose):
 def test_options_that_cannot_be_used(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         QatOptions(**wrong)
+
+
+class TestWithLabels:
+    """On a network of our own, 64 × 64 pixels, and four labelled photos."""
+
+    @pytest.fixture
+    def own(self, calibrated):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            network = YoloPose(YoloPoseConfig(size="n6", lite=True, activation="relu")).eval()
+        model = export_onnx(DeployedYoloPose(network), (64, 64), without_prefix="model")
+        quantizer = Quantizer(model, TARGETS["ort-cpu"], calibrated(model))
+        view = GraphView(model)
+        return quantizer, detect_head({name: view.shape(name) or () for name in view.outputs}, (64, 64))
+
+    @pytest.fixture
+    def labelled(self, tmp_path, make_data_set):
+        root = make_data_set(tmp_path / "people")
+        (root / "dataset.yaml").write_text(
+            "kind: coco-keypoints\ntrain: {images: val, annotations: val.json}\n"
+            "val: {images: val, annotations: val.json}\n"
+        )
+        return read_labelled_images(open_data_source(root))
+
+    def test_keypoints_come_nearer_to_their_labels(self, own, labelled, tmp_path, infer):
+        """Of the whole loss this is not so at once: the better the boxes, the higher the objectness that is asked."""
+        quantizer, head = own
+        plan = _plan(quantizer)
+        loss = LabelledLoss.of(quantizer.model, head)
+        names = [name for level in loss.levels for name in level]
+        with ImageCache(labelled.samples, 64, tmp_path) as cache:
+            images = TrainingSet(cache, labelled.labels, Augmentation(mosaic=0.0), 64, 7)
+            batch = LabelledBatches(images, 4, 64).batch(0)
+        found = {}
+        for weight in (0.0, 1000.0):
+            options = _options(images=80, lr=1e-2, labels_weight=weight)
+            trained = finetune_quantized(quantizer, plan, head, labelled, options, tmp_path / str(weight))
+            assert _wiring(trained) == _wiring(quantizer.quantize(plan).model)
+            watched = _with_outputs(trained, names)
+            outputs = [infer(watched, {"images": image[None].numpy()}) for image in batch.images.contiguous()]
+            given = {name: torch.from_numpy(np.concatenate([each[name] for each in outputs])) for name in names}
+            found[weight] = float(loss.parts(given, batch.targets)["keypoints"])
+        assert found[1000.0] < 0.97 * found[0.0]
+
+    def test_a_stopped_run_goes_on_to_the_same_network(self, own, labelled, tmp_path):
+        quantizer, head = own
+        plan = _plan(quantizer)
+
+        def stop(done, total):
+            if done == 8:
+                raise KeyboardInterrupt
+
+        options = _options(images=16, save_every_minutes=1e-9)
+        whole = finetune_quantized(quantizer, plan, head, labelled, options, tmp_path / "whole")
+        with pytest.raises(KeyboardInterrupt):
+            finetune_quantized(quantizer, plan, head, labelled, options, tmp_path / "parts", stop)
+        parts = finetune_quantized(quantizer, plan, head, labelled, options, tmp_path / "parts")
+        assert whole.SerializeToString(deterministic=True) == parts.SerializeToString(deterministic=True)
+
+    def test_another_network_is_refused_before_it_is_trained(self, make_quantizer, labelled, tmp_path):
+        quantizer = make_quantizer()
+        with pytest.raises(UsageError, match="labels can teach only the networks"):
+            finetune_quantized(quantizer, _plan(quantizer), None, labelled, _options(), tmp_path / "state")

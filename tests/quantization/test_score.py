@@ -19,6 +19,7 @@ from qtoolkit.data.samples import SkippedImage
 from qtoolkit.quantization.run import Run, open_run
 from qtoolkit.quantization.score import score_variants
 from qtoolkit.recipe import Recipe
+from qtoolkit.training.dataset import LabelledImages
 
 LATENCY = LatencyFigures(
     target="ort-cpu", measured=True, device="a processor", runtime="onnxruntime", version="1", p50_ms=2.0, p90_ms=2.5,
@@ -104,11 +105,16 @@ def test_with_qat_its_settings_are_there_and_a_note_on_its_photos(opened, plans,
     assert scorecard.settings["qat_images"] == 2000
     assert scorecard.settings["unlabeled"] == "photos"
     assert any("without labels on 3 photos, seeing 2000 changed views" in note for note in scorecard.notes)
+    recipe = opened.recipe.model_copy(update={"qat": True, "labelled": tmp_path / "people"})
+    labelled = LabelledImages(opened.samples.samples, (), (), "0" * 64)
+    scorecard = score_variants(replace(opened, recipe=recipe, learning=labelled), plans, people, {})
+    assert scorecard.settings["labelled"] == "people"
+    assert any("with labels on 4 photos, seeing 2000 changed views" in note for note in scorecard.notes)
 
 
 def test_settings_are_every_option_but_paths(opened, plans, people):
     settings = score_variants(opened, plans, people, {}).settings
-    of_qat = {"qat", "qat_images", "qat_lr", "unlabeled"}
+    of_qat = {"qat", "qat_images", "qat_lr", "unlabeled", "labelled"}
     assert set(settings) == set(Recipe.model_fields) - {"version", "model", "data", "out"} - of_qat
     assert (settings["mixed"], settings["seed"], settings["runs"], settings["plan"]) == (0.25, 3, 0, None)
 

@@ -12,6 +12,7 @@ from qtoolkit.training.fine_tuning import FineTuning, learning_rate_share
 from qtoolkit.training.network_pair import NetworkPair
 from qtoolkit.training.retrain_folder import RetrainFolder
 from qtoolkit.training.retrain_options import RetrainOptions
+from qtoolkit.training.tuning_batches import PlainBatches
 
 
 def test_warm_up_and_cosine():
@@ -40,7 +41,9 @@ def tuning(tmp_path, tiny_pose_model, make_people):
         )
         pair, folder = NetworkPair.of(options), RetrainFolder(options, "0" * 64)
         folder.prepare()
-        return FineTuning(pair, folder, options, photos, (64, 64), measure, {}, lambda done, total: None), pair
+        return FineTuning(
+            pair, folder, options, PlainBatches(photos, 2, 0, (64, 64)), measure, {}, lambda done, total: None
+        ), pair
 
     return make
 

@@ -31,14 +31,6 @@ def test_a_batch_is_a_function_of_seed_and_index(photos):
     assert not np.array_equal(first.batch(4, (64, 64)), first.batch(5, (64, 64)))
 
 
-def test_a_run_that_starts_later_sees_the_same_batches(photos):
-    whole = list(PhotoBatches(photos, 2, 1).batches(0, 6, (64, 64)))
-    rest = list(PhotoBatches(photos, 2, 1).batches(3, 6, (64, 64)))
-    assert len(whole) == 6
-    for wanted, found in zip(whole[3:], rest, strict=True):
-        np.testing.assert_array_equal(wanted, found)
-
-
 def test_values_are_zero_to_one_and_no_two_views_are_alike(photos):
     batch = PhotoBatches(photos[:1], 6, 0).batch(0, (48, 48))
     assert batch.dtype == np.float32

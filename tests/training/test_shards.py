@@ -27,8 +27,8 @@ def test_the_mean_over_the_whole_batch(network, count, part):
 
     images, parameters = _images(count), list(network.parameters())
     wanted = torch.autograd.grad(loss_of(images)[0], parameters)
-    with ShardedGradients(loss_of, parameters, part, 2) as gradients:
-        assert sum(gradients(images)) == count
+    with ShardedGradients(loss_of, parameters, 2) as gradients:
+        assert sum(gradients(images.split(part))) == count
     for parameter, expected in zip(parameters, wanted, strict=True):
         assert torch.allclose(parameter.grad, expected, rtol=1e-4, atol=1e-7)
 
@@ -36,18 +36,16 @@ def test_the_mean_over_the_whole_batch(network, count, part):
 def test_the_number_of_threads_changes_no_bit(network):
     found = []
     for threads in (1, 3):
-        with ShardedGradients(
-            lambda x: (network(x).sin().mean(), None), list(network.parameters()), 1, threads
-        ) as each:
-            each(_images(7))
+        with ShardedGradients(lambda x: (network(x).sin().mean(), None), list(network.parameters()), threads) as each:
+            each(_images(7).split(1))
         found.append([parameter.grad.clone() for parameter in network.parameters()])
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
 def test_a_parameter_without_influence_has_no_gradient(network):
     idle = nn.Parameter(torch.zeros(2))
-    with ShardedGradients(lambda x: (network(x).mean(), None), [*network.parameters(), idle], 2, 1) as gradients:
-        gradients(_images(4))
+    with ShardedGradients(lambda x: (network(x).mean(), None), [*network.parameters(), idle], 1) as gradients:
+        gradients(_images(4).split(2))
     assert idle.grad is None
 
 
@@ -56,7 +54,7 @@ def test_an_error_in_a_part_comes_out(network):
         raise ValueError("broken")
 
     with (
-        ShardedGradients(loss_of, list(network.parameters()), 2, 2) as gradients,
+        ShardedGradients(loss_of, list(network.parameters()), 2) as gradients,
         pytest.raises(ValueError, match="broken"),
     ):
-        gradients(_images(4))
+        gradients(_images(4).split(2))
