@@ -58,6 +58,7 @@ def modelled_figures(latency: ModelledLatency, first: ModelledLatency) -> Latenc
             "device_key": latency.device_key,
             "layers": latency.precisions,
             "conversions": latency.conversions,
+            "remarks": latency.remarks,
         },
     )
 
@@ -67,8 +68,8 @@ def model_conditions() -> str:
     model = fitted_model()
     return (
         f"roofline model fitted on {model.fitted_points} published latencies; off by {model.held_out_mean_pct:.1f} % "
-        f"in the mean, {model.held_out_worst_pct:.0f} % at worst, on {model.held_out_points} others; the band holds for "
-        "9 of 10 of those"
+        f"in the mean, {model.held_out_worst_pct:.0f} % at worst, on {model.held_out_points} others; the band "
+        "holds for 9 of 10 of those"
     )
 
 

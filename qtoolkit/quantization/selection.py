@@ -6,6 +6,8 @@
     subject to  Σ cost[i] · x[i] ≤ budget         x[i] ∈ {0, 1}: layer i is at 16 bit
                 x[a] ≤ x[b]                       for each implication (a, b) of the target
                 x[i] = 1                          for layers the target cannot run at 8 bit
+                y[i] ≥ x[i] − x[j]                for each reader j of layer i, where conversions cost something:
+                                                  y[i] · cost of converting its output is added to the budget's sum
 
 Losses of single layers are added as if they did not interact. Among equally good choices the cheaper one wins.
 """
@@ -26,7 +28,16 @@ from qtoolkit.artifacts.plan import Precision, PrecisionPlan
 from qtoolkit.artifacts.sensitivity import Sensitivity
 from qtoolkit.errors import UsageError
 
-__all__ = ["BUDGET_UNITS", "Budget", "BudgetUnit", "budget_costs", "plan_from_selection", "select_layers"]
+__all__ = [
+    "BUDGET_UNITS",
+    "Budget",
+    "BudgetUnit",
+    "Conversion",
+    "budget_costs",
+    "conversion_cost",
+    "plan_from_selection",
+    "select_layers",
+]
 
 BudgetUnit = Literal["layers", "macs", "bops", "bytes", "latency"]
 BUDGET_UNITS: tuple[BudgetUnit, ...] = ("layers", "macs", "bops", "bytes", "latency")
@@ -64,6 +75,21 @@ class Budget:
             )
 
 
+@dataclass(frozen=True)
+class Conversion:
+    """What is added, in the budget's unit, where ``layer`` is at 16 bit and one of its ``readers`` at 8."""
+
+    layer: str
+    readers: tuple[str, ...]
+    cost: float
+
+
+def conversion_cost(conversions: Sequence[Conversion], wide: Collection[str], known: Collection[str]) -> float:
+    """Sum of the conversions in a plan with the layers ``wide`` at 16 bit and the others of ``known`` at 8."""
+    narrow = set(known) - set(wide)
+    return sum(each.cost for each in conversions if each.layer in wide and narrow & set(each.readers))
+
+
 def select_layers(
     losses: Mapping[str, float],
     costs: Mapping[str, float],
@@ -71,6 +97,7 @@ def select_layers(
     *,
     implications: Sequence[tuple[str, str]] = (),
     required: Collection[str] = (),
+    conversions: Sequence[Conversion] = (),
 ) -> tuple[str, ...]:
     """Names of the layers at 16 bit, in the order of ``losses``; the integer program above, solved to optimality.
 
@@ -82,7 +109,7 @@ def select_layers(
     names = list(losses)
     if not names:
         return ()
-    model = _program(losses, costs, limit, implications=implications, required=set(required))
+    model = _program(losses, costs, limit, implications=implications, required=set(required), conversions=conversions)
     model.run()
     if model.getModelStatus() != highspy.HighsModelStatus.kOptimal:
         needed = sum(costs[name] for name in _closure(required, implications))
@@ -92,7 +119,7 @@ def select_layers(
             found=f"{limit:.6g}",
             do="raise --mixed",
         )
-    solution = np.array(model.getSolution().col_value)
+    solution = np.array(model.getSolution().col_value)[: len(names)]
     return tuple(name for name, value in zip(names, solution, strict=True) if value > 0.5)
 
 
@@ -119,6 +146,7 @@ def _program(
     *,
     implications: Sequence[tuple[str, str]],
     required: set[str],
+    conversions: Sequence[Conversion] = (),
 ) -> Any:
     names = list(losses)
     index = {name: i for i, name in enumerate(names)}
@@ -136,9 +164,17 @@ def _program(
         model.addVar(1.0 if name in required else 0.0, 1.0)
         model.changeColIntegrality(i, highspy.HighsVarType.kInteger)
         model.changeColCost(i, _OBJECTIVE * _TIE_BREAK * float(price[i]) - float(gain[i]))
-    columns = np.arange(len(names), dtype=np.int32)
-    bound = limit / _largest(costs.values())
-    model.addRow(-highspy.kHighsInf, bound + 1e-9, len(names), columns, price)
+    largest = _largest(costs.values())
+    bound = limit / largest
+    paid = [each for each in conversions if each.layer in index and index.keys() & set(each.readers)]
+    price = np.concatenate([price, [each.cost / largest for each in paid]])
+    for column, each in enumerate(paid, start=len(names)):
+        model.addVar(0.0, 1.0)
+        model.changeColCost(column, _OBJECTIVE * _TIE_BREAK * float(price[column]))
+        for reader in (name for name in each.readers if name in index):
+            triple = np.array([index[each.layer], index[reader], column], np.int32)
+            model.addRow(-highspy.kHighsInf, 0.0, 3, triple, np.array([1.0, -1.0, -1.0]))
+    model.addRow(-highspy.kHighsInf, bound + 1e-9, price.size, np.arange(price.size, dtype=np.int32), price)
     for a, b in implications:
         pair = np.array([index[a], index[b]], np.int32)
         model.addRow(-highspy.kHighsInf, 0.0, 2, pair, np.array([1.0, -1.0]))
@@ -206,14 +242,17 @@ def plan_from_selection(
     implications: Sequence[tuple[str, str]] = (),
     required: Collection[str] = (),
     always_wide: Mapping[str, int] = MappingProxyType({}),
+    conversions: Sequence[Conversion] = (),
 ) -> PrecisionPlan:
     """The mixed plan of the ranked layers: those chosen by the integer program at ``wide``, the others at 8 bit.
 
-    ``always_wide``: see ``budget_costs``.
+    ``always_wide``: see ``budget_costs``. ``conversions`` count for a budget in time only.
     """
     costs, limit = budget_costs(sensitivity, budget, always_wide)
     losses = {row.layer: max(row.loss, 0.0) for row in sensitivity.layers}
-    chosen = set(select_layers(losses, costs, limit, implications=implications, required=required))
+    chosen = set(
+        select_layers(losses, costs, limit, implications=implications, required=required, conversions=conversions)
+    )
     made_by = (
         f"{sensitivity.metric} sensitivity on {sensitivity.images} photos; "
         f"at most {budget.share:.4g} of the {budget.unit} at 16 bit; integer program"
