@@ -5,7 +5,8 @@
 2. Concat, Split, Slice and changes of shape cost nothing. Pooling, Resize, Softmax and products of activations are
    kernels of their own.
 3. A layer whose input and weight come out of 8-bit Q/DQ computes in int8, one with fp16 tensors in fp16, any other in
-   fp32. Pooling and Resize are int8 between int8 layers; every other kernel has the precision of the tensor it reads.
+   fp32. Pooling and Resize have the widest precision that their readers want (TensorRT moves a Q in front of them);
+   every other kernel has that of the tensor it reads.
 4. An int8 kernel writes what its readers want, 8 bits or float. A float kernel writes its own precision, and where a
    reader wants another one a conversion is a kernel of its own, one a tensor and precision. Source: NVIDIA TensorRT
    documentation, "Explicit Quantization": where a convolution computes in floating point, the Q layer behind it is not
@@ -39,7 +40,7 @@ _ACTIVATIONS = frozenset(
 _TWO_TENSORS = frozenset({"Add", "Sub", "Mul", "Div"})
 _NO_KERNEL = _SHAPE_OPS | _QDQ | _ACTIVATIONS | _TWO_TENSORS | {"Concat", "Split", "Slice", "Pad", "Expand"}
 _NO_DECODING = _SHAPE_OPS | _QDQ | _ACTIVATIONS | {"Concat", "Split", "Mul"}
-_INT8_OPS = frozenset({"MaxPool", "AveragePool", "GlobalAveragePool", "Resize"})
+_MOVING_OPS = frozenset({"MaxPool", "AveragePool", "GlobalAveragePool", "Resize"})
 _LOWERED = frozenset({"QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear"})
 _8BIT = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
 _16BIT = (onnx.TensorProto.INT16, onnx.TensorProto.UINT16)
@@ -60,7 +61,6 @@ class _Kernel:
 
     work: LayerWork
     is_layer: bool
-    elem_type: int
     roots: frozenset[int]
     residuals: list[tuple[frozenset[int], Precision]] = field(default_factory=list)
     wanted: set[Precision] = field(default_factory=set)
@@ -92,6 +92,7 @@ class _Reader:
                 self._pass_on(node, data)
             else:
                 self._add_other(node, data)
+        self._read_in_tail([each for each in view.outputs if each in self._roots])
         self._settle_precisions()
         names = frozenset(each.work.name for each in self._kernels if each.is_layer)
         batches = [shape[0] for name in view.inputs if (shape := view.shape(name))]
@@ -174,7 +175,7 @@ class _Reader:
             precision=precision,
         )  # fmt: skip
         roots = frozenset[int]().union(*(self._roots[each] for each in data))
-        kernel = _Kernel(work, is_layer, self._view.elem_type(data[0]), roots)
+        kernel = _Kernel(work, is_layer, roots)
         self._roots |= {each: frozenset({len(self._kernels)}) for each in node.output if each}
         self._kernels.append(kernel)
 
@@ -200,7 +201,7 @@ class _Reader:
         adding.residuals.append((source, wanted))
 
     def _read_in_tail(self, data: list[str]) -> None:
-        """An int8 kernel writes float for the decode arithmetic; a float one writes what it has."""
+        """An int8 kernel writes float for decode arithmetic and outputs; a float one writes what it has."""
         for root in frozenset[int]().union(*(self._roots[each] for each in data)):
             kernel = self._kernels[root]
             if kernel.work.precision is Precision.INT8:
@@ -209,33 +210,28 @@ class _Reader:
     def _settle_precisions(self) -> None:
         """From the last kernel to the first, so that the readers of each are known when its turn comes."""
         for kernel in reversed(self._kernels):
-            if kernel.work.op in _INT8_OPS and kernel.wanted == {Precision.INT8} and self._has_int8(kernel.roots):
-                kernel.work = replace(kernel.work, precision=Precision.INT8)
+            if kernel.work.op in _MOVING_OPS and kernel.wanted:
+                kernel.work = replace(kernel.work, precision=_widest(kernel.wanted))
             for root in kernel.roots:
                 self._kernels[root].wanted.add(kernel.work.precision)
             for source, wanted in kernel.residuals:
                 for root in source:
                     self._kernels[root].wanted.add(wanted)
 
-    def _has_int8(self, roots: frozenset[int]) -> bool:
-        """Whether one of ``roots`` is an int8 layer, or pools or resizes what comes out of one."""
-        kernels = [self._kernels[root] for root in roots]
-        return any(
-            each.work.precision is Precision.INT8 or (each.work.op in _INT8_OPS and self._has_int8(each.roots))
-            for each in kernels
-        )
-
     def _with_conversions(self) -> tuple[LayerWork, ...]:
         works: list[LayerWork] = []
         for kernel in self._kernels:
             work, wanted = kernel.work, set(kernel.wanted)
             if work.precision is Precision.INT8 and wanted - {Precision.INT8}:
-                widest = Precision.FP32 if Precision.FP32 in wanted else Precision.FP16
-                work = replace(work, written_as=widest)
+                work = replace(work, written_as=_widest(wanted))
             works.append(work)
             stored = work.written_as or work.precision
             works += [_conversion(work, stored, each) for each in sorted(wanted - {stored}, key=lambda p: p.value)]
         return tuple(works)
+
+
+def _widest(wanted: set[Precision]) -> Precision:
+    return max(wanted, key=lambda each: each.activation_bits)
 
 
 def _conversion(work: LayerWork, stored: Precision, wanted: Precision) -> LayerWork:

@@ -54,10 +54,11 @@ def modelled_added_ms(model: onnx.ModelProto, device: str) -> dict[str, float]:
 
 
 def modelled_conversions(model: onnx.ModelProto, device: str) -> tuple[Conversion, ...]:
-    """What it costs where a layer in fp16 is read by one in int8: its output is written once more, in 8 bits.
+    """What it costs where the output of a layer is wanted in fp16 and in int8: it is written once more, in 8 bits.
 
-    Source: NVIDIA TensorRT documentation, "Explicit Quantization": a Q behind a convolution in floating point is not
-    fused. The other way costs nothing: an int8 convolution can write fp16.
+    So where an fp16 layer is read by one in int8, or an int8 layer by layers of both kinds. An int8 layer read in fp16
+    alone writes fp16 at once. Source: NVIDIA TensorRT documentation, "Explicit Quantization": a Q behind a convolution
+    in floating point is not fused.
     """
     found = find_jetson(device)
     network, neighbours = network_work(model), layer_neighbours(model)

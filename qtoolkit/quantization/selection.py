@@ -6,8 +6,9 @@
     subject to  Σ cost[i] · x[i] ≤ budget         x[i] ∈ {0, 1}: layer i is at 16 bit
                 x[a] ≤ x[b]                       for each implication (a, b) of the target
                 x[i] = 1                          for layers the target cannot run at 8 bit
-                y[i] ≥ x[i] − x[j]                for each reader j of layer i, where conversions cost something:
-                                                  y[i] · cost of converting its output is added to the budget's sum
+                y[i] ≥ x[a] − x[b]                where conversions cost something: for each reader b of layer i,
+                                                  and a layer i itself or another reader; the cost of converting
+                                                  its output, times y[i], is added to the budget's sum
 
 Losses of single layers are added as if they did not interact. Among equally good choices the cheaper one wins.
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -77,7 +79,10 @@ class Budget:
 
 @dataclass(frozen=True)
 class Conversion:
-    """What is added, in the budget's unit, where ``layer`` is at 16 bit and one of its ``readers`` at 8."""
+    """What is added, in the budget's unit, where one of ``readers`` is at 8 bit and ``layer`` or another reader at 16.
+
+    The output of ``layer`` then exists in both widths.
+    """
 
     layer: str
     readers: tuple[str, ...]
@@ -86,8 +91,9 @@ class Conversion:
 
 def conversion_cost(conversions: Sequence[Conversion], wide: Collection[str], known: Collection[str]) -> float:
     """Sum of the conversions in a plan with the layers ``wide`` at 16 bit and the others of ``known`` at 8."""
-    narrow = set(known) - set(wide)
-    return sum(each.cost for each in conversions if each.layer in wide and narrow & set(each.readers))
+    at_16, at_8 = set(wide), set(known) - set(wide)
+    needed = [each for each in conversions if at_8 & set(each.readers) and at_16 & {each.layer, *each.readers}]
+    return sum(each.cost for each in needed)
 
 
 def select_layers(
@@ -171,9 +177,11 @@ def _program(
     for column, each in enumerate(paid, start=len(names)):
         model.addVar(0.0, 1.0)
         model.changeColCost(column, _OBJECTIVE * _TIE_BREAK * float(price[column]))
-        for reader in (name for name in each.readers if name in index):
-            triple = np.array([index[each.layer], index[reader], column], np.int32)
-            model.addRow(-highspy.kHighsInf, 0.0, 3, triple, np.array([1.0, -1.0, -1.0]))
+        readers = [index[name] for name in each.readers if name in index]
+        for wide, narrow in product((index[each.layer], *readers), readers):
+            if wide != narrow:
+                triple = np.array([wide, narrow, column], np.int32)
+                model.addRow(-highspy.kHighsInf, 0.0, 3, triple, np.array([1.0, -1.0, -1.0]))
     model.addRow(-highspy.kHighsInf, bound + 1e-9, price.size, np.arange(price.size, dtype=np.int32), price)
     for a, b in implications:
         pair = np.array([index[a], index[b]], np.int32)
