@@ -181,9 +181,11 @@ def fit_document() -> dict[str, Any]:
         "held_out_mean_pct": held["mean_pct"],
         "held_out_median_pct": held["median_pct"],
         "held_out_worst_pct": held["worst_pct"],
-        "error_band_pct": held["p90_pct"],
+        "error_band_pct": round(float(held["p90_pct"]), 1),
         "gmacs": [round(min(gmacs), 2), round(max(gmacs), 2)],
         "generations": sorted({each.device.generation for each in in_range}),
+        "sms": [min(each.device.sms for each in in_range), max(each.device.sms for each in in_range)],
+        "gpu_mhz": [min(each.device.gpu_mhz for each in in_range), max(each.device.gpu_mhz for each in in_range)],
     }
     every = errors_pct(points, coefficients)
     model["extrapolation"] = {

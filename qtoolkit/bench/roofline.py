@@ -42,6 +42,7 @@ __all__ = [
 ]
 
 _MHZ = 1000.0
+_CLOCK_MARGIN = 0.05
 
 
 class _Record(BaseModel):
@@ -61,8 +62,9 @@ class Coefficients(_Record):
 class FittedModel(_Record):
     """Coefficients, where they hold, and how wrong they were on points that they were not fitted to.
 
-    ``error_band_pct`` is the 90 % quantile of the absolute error on the held-out points. ``gmacs`` (lowest, highest)
-    and ``generations`` are those of the points it was fitted and checked on: outside of them no band is given.
+    ``error_band_pct`` is the 90 % quantile of the absolute error on the held-out points. ``gmacs``, ``sms``,
+    ``gpu_mhz`` (lowest, highest) and ``generations`` are those of the points it was fitted and checked on: outside of
+    them no band is given.
     """
 
     version: int
@@ -76,6 +78,8 @@ class FittedModel(_Record):
     error_band_pct: float
     gmacs: tuple[float, float]
     generations: tuple[str, ...]
+    sms: tuple[int, int]
+    gpu_mhz: tuple[float, float]
     extrapolation: dict[str, tuple[float, float]] = {}
     """Other generation → mean and worst absolute error in percent on the few points there are of it."""
 
@@ -144,6 +148,10 @@ def model_latency(network: NetworkWork, device: JetsonDevice, model: FittedModel
         remarks.append(f"{device.name} has no int8: its int8 layers are modelled in fp16.")
     if Precision.FP32.value in counted and device.generation in ("ampere", "blackwell110"):
         remarks.append("fp32 layers are modelled in TF32, which TensorRT computes fp32 in on this GPU.")
+    if {Precision.INT8.value, Precision.FP16.value} <= set(counted) and Precision.INT8 in device.precisions:
+        remarks.append(
+            "No published latency is of a mix of fp16 and int8: its band is that of networks of one precision."
+        )
     return ModelledLatency(
         device=device.description, device_key=device.label, ms=network_ms(network, device, model.coefficients),
         error_band_pct=None if outside else model.error_band_pct, batch=network.batch, gmacs=network.gmacs,
@@ -151,6 +159,12 @@ def model_latency(network: NetworkWork, device: JetsonDevice, model: FittedModel
         conversions=sum(each.op == CONVERSION for each in network.kernels), version=model.version,
         remarks=tuple(remarks),
     )  # fmt: skip
+
+
+def _checked_clock(device: JetsonDevice, model: FittedModel) -> bool:
+    """Whether the mode is within the SMs, and nearly within the clocks, of the points."""
+    clock = model.gpu_mhz[0] * (1 - _CLOCK_MARGIN) <= device.gpu_mhz <= model.gpu_mhz[1] * (1 + _CLOCK_MARGIN)
+    return clock and model.sms[0] <= device.sms <= model.sms[1]
 
 
 def _outside(network: NetworkWork, device: JetsonDevice, model: FittedModel) -> list[str]:
@@ -163,6 +177,11 @@ def _outside(network: NetworkWork, device: JetsonDevice, model: FittedModel) -> 
         found.append(
             f"Extrapolated: the model was fitted and checked on {', '.join(model.generations)} GPUs, not on "
             f"{device.generation}: {how or 'no published point of it was compared'}."
+        )
+    elif not _checked_clock(device, model):
+        found.append(
+            f"Extrapolated: the model was checked with {model.sms[0]} to {model.sms[1]} SMs at {model.gpu_mhz[0]:g} to "
+            f"{model.gpu_mhz[1]:g} MHz, not with {device.sms} at {device.gpu_mhz:g}; no error band holds."
         )
     if not low <= network.gmacs <= high:
         found.append(

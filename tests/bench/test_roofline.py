@@ -136,6 +136,21 @@ class TestRange:
         assert latency.error_band_pct is None
         assert f"the network has {macs / 1e9:.2f} GMACs" in latency.remarks[0]
 
+    @pytest.mark.parametrize("name", ["jetson@7w", "jetson-agx-orin-64gb@15w"])
+    def test_fewer_sms_or_a_slower_clock_than_in_any_point(self, name):
+        device = find_jetson(name)
+        latency = model_latency(self.network.at(FP16), device)
+        assert latency.error_band_pct is None
+        assert f"not with {device.sms} at {device.gpu_mhz:g}" in latency.remarks[0]
+
+    def test_a_mix_is_told_apart(self):
+        mixed = NetworkWork(
+            (self.network.kernels[0].at(FP16), replace(HEAVY, name="b").at(INT8)), False, frozenset("ab")
+        )
+        latency = model_latency(mixed, find_jetson("jetson"))
+        assert latency.error_band_pct == fitted_model().error_band_pct
+        assert "No published latency is of a mix" in latency.remarks[0]
+
     def test_a_batch(self):
         latency = model_latency(replace(self.network, batch=2), find_jetson("jetson"))
         assert latency.error_band_pct is None
