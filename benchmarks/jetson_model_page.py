@@ -41,8 +41,8 @@ _TAIL = """## What it cannot tell
 
 - **The form was chosen by held-out error.** The set it is fitted on was fixed by rule before any error was looked at,
   but the form (the factor for narrow layers, the time for decoding, max or sum, a launch by clock or in ms) was chosen
-  among about 150 variants by the error on the points held out; those with few coefficients lie between 4.2 and 8 %. The
-  figures under cross-validation carry the same choice. Errors on networks of another kind may be larger.
+  among about 150 variants by the error on the points held out; they range from 4.2 to 14 %. The figures under
+  cross-validation carry the same choice. Errors on networks of another kind may be larger.
 - Whether a published network decodes its outputs in the graph is told by its source: the YOLOv5s of cuDLA-samples is
   trimmed, YOLOv7 gives (1, N, 85) decoded boxes, Ultralytics exports always decode.
 - Every point is a YOLO detector at 640 or 672 pixels. Transformers, networks of depthwise convolutions and heatmap

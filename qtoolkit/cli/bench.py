@@ -87,6 +87,13 @@ def command(
 ) -> None:
     """Measure latency (p50, p90, p99), images per second and GMACs of one or more networks, float or quantized."""
     if device.startswith("jetson"):
+        if data is not None:
+            raise UsageError(
+                "a modelled latency depends on no photos",
+                expected="--data with a device that is measured",
+                found=f"--data {data} with --device {device}",
+                do="leave --data out",
+            )
         bench_modelled(dict(zip(_names(models), models, strict=True)), device, precisions, input_size_wh, as_json)
         return
     _check_device(device)

@@ -43,6 +43,12 @@ def test_an_unknown_device_or_mode_lists_the_known_ones(device, network, qtool):
     assert "expected:" in result.stderr and "jetson-agx-orin-64gb" in result.stderr
 
 
+def test_photos_are_refused(network, people, qtool):
+    result = qtool("bench", network, "--device", "jetson", "--data", people)
+    assert result.exit_code == 2
+    assert "a modelled latency depends on no photos" in result.stderr
+
+
 def test_devices_are_listed_without_a_network(qtool):
     result = qtool("bench", "--list-devices")
     assert result.exit_code == 0
