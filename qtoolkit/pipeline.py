@@ -37,6 +37,7 @@ from qtoolkit.quantization.budget_plan import PlanMaker
 from qtoolkit.quantization.calibrate import CalibrationStatistics, calibrate, calibration_key, calibration_tensors
 from qtoolkit.quantization.frontier_run import frontier_of, search_plan
 from qtoolkit.quantization.layer_times import added_ms
+from qtoolkit.quantization.modelled_times import device_inputs, modelled_added_ms, modelled_latencies
 from qtoolkit.quantization.plan_judge import better_network
 from qtoolkit.quantization.ptq import Quantizer
 from qtoolkit.quantization.run import Progress, Run, open_run
@@ -140,8 +141,8 @@ def rank_stage(run: Run, quantizer: Quantizer) -> Sensitivity:
     path = run.out / "sensitivity.json"
     inputs = [
         run.model_sha256, quantizer.statistics.key, recipe.target, recipe.metric, photos, recipe.ranges, recipe.head,
-        [recipe.wide, recipe.threads] if run.unit == "latency" else None, qtoolkit.__version__,
-        None if run.labelled is None else [run.labelled.part, run.labelled.samples.sha256],
+        [recipe.wide, recipe.threads, *device_inputs(recipe.device)] if run.unit == "latency" else None,
+        qtoolkit.__version__, None if run.labelled is None else [run.labelled.part, run.labelled.samples.sha256],
     ]  # fmt: skip
 
     def make() -> None:
@@ -159,11 +160,14 @@ def rank_stage(run: Run, quantizer: Quantizer) -> Sensitivity:
 
 
 def _with_times(run: Run, quantizer: Quantizer, ranking: Sensitivity) -> Sensitivity:
-    names = [layer.name for layer in run.layers]
-    plans = [run.uniform_plan(precision) for precision in (run.wide, Precision.INT8)]
-    wide_model, int8_model = (quantizer.quantize(plan).model for plan in plans)
-    feed = next(iter(run.calibration_feeds()))
-    times = added_ms(wide_model, int8_model, frozenset(names), feed, run.recipe.threads)
+    if run.recipe.device is not None:
+        times = modelled_added_ms(run.model, run.recipe.device)
+    else:
+        plans = [run.uniform_plan(precision) for precision in (run.wide, Precision.INT8)]
+        wide_model, int8_model = (quantizer.quantize(plan).model for plan in plans)
+        feed = next(iter(run.calibration_feeds()))
+        names = frozenset(layer.name for layer in run.layers)
+        times = added_ms(wide_model, int8_model, names, feed, run.recipe.threads)
     rows = tuple(row.model_copy(update={"added_ms": times[row.layer]}) for row in ranking.layers)
     return ranking.model_copy(update={"layers": rows})
 
@@ -292,7 +296,9 @@ def evaluate_stage(run: Run, variant: str) -> dict[int, People]:
 
 
 def bench_stage(run: Run, variants: list[str]) -> dict[str, LatencyFigures]:
-    """Latency of all variants in one run on the target's own runtime; none where it does not run here."""
+    """Latency of all variants in one run on the target's own runtime, or modelled for a Jetson; else none."""
+    if run.recipe.device is not None:
+        return modelled_latencies({variant: run.network(variant) for variant in variants}, run.recipe.device)
     if run.recipe.runs == 0 or not run.runs_here:
         return {}
     networks = {variant: run.network(variant) for variant in variants}

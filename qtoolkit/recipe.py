@@ -41,7 +41,8 @@ class Recipe(BaseModel):
       several.
     - ``data``: data set (folder, dataset.yaml or COCO layout); ``images`` and ``calibration_images`` limit its two
       parts.
-    - ``target``: row of ``backends/targets.py``; ``wide``: its 16-bit precision (None: the target's own).
+    - ``target``: row of ``backends/targets.py``; ``wide``: its 16-bit precision (None: the target's own); ``device``:
+      the Jetson, such as ``jetson-agx-orin-64gb@30W``, whose times are modelled (target tensorrt only).
     - ``mixed``: share (0–1) of ``mixed_by`` (None: layers) that may stay at 16 bit; None: no mixed network. Or
       ``min_ap_retention``: the cheapest plan that keeps this share of the float AP, counted in ``mixed_by`` (None: time
       where the target's runtime runs here, else MACs). Or ``plan``: a precision plan.
@@ -61,6 +62,7 @@ class Recipe(BaseModel):
     data: Path
     out: Path
     target: str = "ort-cpu"
+    device: str | None = None
     wide: Literal["fp16", "int16", "int16w16"] | None = None
     mixed: float | None = None
     mixed_by: Literal["layers", "macs", "bops", "bytes", "latency"] | None = None

@@ -75,7 +75,7 @@ def test_defaults(write):
     recipe = read_recipe(write(LEAST))
     fields = recipe.model_dump(exclude={"model", "data", "out"})
     assert fields == {
-        "version": 1, "target": "ort-cpu", "wide": None, "mixed": None, "mixed_by": None, "plan": None,
+        "version": 1, "target": "ort-cpu", "device": None, "wide": None, "mixed": None, "mixed_by": None, "plan": None,
         "min_ap_retention": None,
         "metric": "oks", "ranges": "mse", "head": None, "input_size_wh": None, "images": None,
         "calibration_images": None, "sensitivity_images": 16, "threads": None, "runs": 100, "seed": 0,

@@ -44,8 +44,9 @@ class LatencyFigures(_Record):
     """Latency of one variant on one target.
 
     ``ratio`` is p50 over the float network's in the same run, ``ratio_lo`` to ``ratio_hi`` its interval.
-    ``measured`` False means it comes from a model of the device, with ``error_band_pct``. ``conditions`` holds threads,
-    batch, warm-up, counts and runtime options.
+    ``measured`` False means it comes from a model of the device, with ``error_band_pct``, None where no band holds; a
+    model tells one time, so ``p90_ms`` and ``p99_ms`` are None. ``conditions`` holds threads, batch, warm-up, counts
+    and runtime options.
     """
 
     target: str
@@ -54,8 +55,8 @@ class LatencyFigures(_Record):
     runtime: str
     version: str
     p50_ms: float
-    p90_ms: float
-    p99_ms: float
+    p90_ms: float | None
+    p99_ms: float | None
     images_per_second: float
     ratio: float | None = None
     ratio_lo: float | None = None

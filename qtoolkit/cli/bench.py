@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from qtoolkit.cli.bench_modelled import bench_modelled, list_devices_option, precision_option
 from qtoolkit.cli.options import input_size_option, json_option, quiet_option, threads_option
 from qtoolkit.cli.output import print_json, print_table
 from qtoolkit.cli.progress import one_stage, show_progress
@@ -23,13 +24,14 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 _PHOTOS = 8
-_LATER_DEVICES = ("cuda", "jetson")
+_LATER_DEVICES = ("cuda",)
 _EPILOG = """\
 \b
 Examples:
   qtool bench model.float.onnx model.int8.onnx --threads 2
   qtool bench model.float.onnx model.int8.onnx --runtime openvino-cpu
   qtool bench runs/yolov8n-pose/model.*.onnx --data coco --runs 200 --json
+  qtool bench model.float.onnx model.int8.onnx --device jetson
 
 Each network runs in a process of its own and has short turns, so that what else the machine does hits all alike. Ratios
 are against the first network. Times are of the inference alone."""
@@ -45,7 +47,15 @@ class _Network:
 
 @click.command("bench", epilog=_EPILOG)
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--device", default="cpu", show_default=True, metavar="DEVICE", help="Where to measure.")
+@click.option(
+    "--device",
+    default="cpu",
+    show_default=True,
+    metavar="DEVICE",
+    help="cpu: measured. jetson[-NAME][@MODE]: modelled.",
+)
+@list_devices_option
+@precision_option
 @click.option(
     "--runtime", default="ort-cpu", show_default=True, metavar="NAME", help="ort-cpu or openvino-cpu, on the processor."
 )
@@ -66,6 +76,7 @@ def command(
     *,
     models: tuple[Path, ...],
     device: str,
+    precisions: tuple[str, ...],
     runtime: str,
     threads: int | None,
     runs: int,
@@ -75,6 +86,16 @@ def command(
     as_json: bool,
 ) -> None:
     """Measure latency (p50, p90, p99), images per second and GMACs of one or more networks, float or quantized."""
+    if device.startswith("jetson"):
+        if data is not None:
+            raise UsageError(
+                "a modelled latency depends on no photos",
+                expected="--data with a device that is measured",
+                found=f"--data {data} with --device {device}",
+                do="leave --data out",
+            )
+        bench_modelled(dict(zip(_names(models), models, strict=True)), device, precisions, input_size_wh, as_json)
+        return
     _check_device(device)
 
     from qtoolkit.backends.table import runner_class
@@ -114,7 +135,7 @@ def _check_device(device: str) -> None:
         )
     raise UsageError(
         "the device is not known",
-        expected="cpu (later releases: cuda, jetson or jetson-NAME, ssh://user@host)",
+        expected="cpu, or jetson or jetson-NAME for a modelled latency (later releases: cuda, ssh://user@host)",
         found=repr(device),
         do="choose a device with --device",
     )

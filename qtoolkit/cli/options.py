@@ -163,6 +163,11 @@ _RECIPE_OPTIONS: tuple[Decorator[Any], ...] = (
         help="What the networks are made for: ort-cpu, openvino-cpu, tensorrt or tidl.  [default: ort-cpu]",
     ),
     click.option(
+        "--device",
+        metavar="NAME",
+        help="With --target tensorrt: the Jetson whose times are modelled (qtool bench --list-devices).",
+    ),
+    click.option(
         "--wide",
         type=click.Choice(["fp16", "int16", "int16w16"]),
         help="The 16-bit precision; int16 has 8-bit weights.  [default: the target's own]",

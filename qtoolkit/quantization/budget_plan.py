@@ -8,8 +8,9 @@ from math import prod
 from qtoolkit.artifacts.plan import PrecisionPlan
 from qtoolkit.artifacts.sensitivity import Sensitivity
 from qtoolkit.graph.neighbours import wide_implications
+from qtoolkit.quantization.modelled_times import modelled_conversions
 from qtoolkit.quantization.run import Run
-from qtoolkit.quantization.selection import Budget, budget_costs, plan_from_selection
+from qtoolkit.quantization.selection import Budget, budget_costs, conversion_cost, plan_from_selection
 
 __all__ = ["PlanMaker"]
 
@@ -26,10 +27,17 @@ class PlanMaker:
         in_bytes = run.unit == "bytes"
         self._always_wide = {n: prod(each.weight_shape) if in_bytes else each.macs for n, each in fixed.items()}
 
+        device = run.recipe.device if run.unit == "latency" else None
+        self._conversions = () if device is None else modelled_conversions(run.model, device)
+
     @property
     def costs(self) -> Mapping[str, float]:
         """Cost of each ranked layer at 16 bit, in the unit of the run's budget."""
         return budget_costs(self._sensitivity, Budget(1.0, self._run.unit), self._always_wide)[0]
+
+    def conversions(self, plan: PrecisionPlan) -> float:
+        """Cost of the changes of precision in ``plan``, in the unit of the run's budget; 0 where none is modelled."""
+        return conversion_cost(self._conversions, plan.layers_16bit, plan.layers)
 
     def plan(self, share: float) -> PrecisionPlan:
         """The best plan that takes at most ``share`` (0–1) of the unit of the run's budget."""
@@ -37,6 +45,7 @@ class PlanMaker:
         chosen = plan_from_selection(
             self._sensitivity, Budget(share, run.unit), run.wide,
             implications=self._implications, required=self._required, always_wide=self._always_wide,
+            conversions=self._conversions,
         )  # fmt: skip
         precisions = {layer.name: chosen.layers.get(layer.name, run.wide) for layer in run.layers}
         return chosen.model_copy(update={"layers": precisions})

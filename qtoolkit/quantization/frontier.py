@@ -15,17 +15,22 @@ PlanOf = Callable[[float], PrecisionPlan]
 Kept = Callable[[PrecisionPlan], float]
 
 
-def plans_by_cost(plan_of: PlanOf, costs: Mapping[str, float], steps: int) -> list[tuple[float, float, PrecisionPlan]]:
+def plans_by_cost(
+    plan_of: PlanOf,
+    costs: Mapping[str, float],
+    steps: int,
+    conversions: Callable[[PrecisionPlan], float] = lambda plan: 0.0,
+) -> list[tuple[float, float, PrecisionPlan]]:
     """(share, cost, plan) of ``steps`` + 1 evenly spaced budgets, each plan once, by rising cost.
 
     ``costs``: of each layer at 16 bit, in the budget's unit, negative where 16 bit is the faster one. ``cost`` is what
-    the plan's 16-bit layers take, as a share of the sum of all positive costs.
+    the plan's 16-bit layers and its ``conversions`` take, as a share of the sum of all positive costs.
     """
     total = sum(max(cost, 0.0) for cost in costs.values()) or 1.0
     found: dict[tuple[str, ...], tuple[float, float, PrecisionPlan]] = {}
     for step in range(steps + 1):
         plan = plan_of(step / steps)
-        cost = sum(costs.get(layer, 0.0) for layer in plan.layers_16bit) / total
+        cost = (sum(costs.get(layer, 0.0) for layer in plan.layers_16bit) + conversions(plan)) / total
         found.setdefault(plan.layers_16bit, (step / steps, cost, plan))
     return sorted(found.values(), key=lambda each: each[1])
 

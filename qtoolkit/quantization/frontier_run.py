@@ -21,7 +21,7 @@ def frontier_of(run: Run, quantizer: Quantizer, sensitivity: Sensitivity) -> Fro
     maker = PlanMaker(run, sensitivity)
     judge, photos, part = judge_of(run, quantizer)
     points = measure_frontier(
-        plans_by_cost(maker.plan, maker.costs, _FRONTIER_STEPS), judge.kept, sensitivity,
+        plans_by_cost(maker.plan, maker.costs, _FRONTIER_STEPS, maker.conversions), judge.kept, sensitivity,
         lambda done, total: run.progress("measuring plans", done, total),
     )  # fmt: skip
     return Frontier(
@@ -37,7 +37,9 @@ def search_plan(run: Run, quantizer: Quantizer, sensitivity: Sensitivity, wanted
     """
     maker = PlanMaker(run, sensitivity)
     judge, photos, part = judge_of(run, quantizer)
-    plan, kept = cheapest_that_keeps(plans_by_cost(maker.plan, maker.costs, _SEARCH_STEPS), judge.kept, wanted)
+    plan, kept = cheapest_that_keeps(
+        plans_by_cost(maker.plan, maker.costs, _SEARCH_STEPS, maker.conversions), judge.kept, wanted
+    )
     figure = "AP" if judge.measured == "ap" else "agreement"
     made_by = (
         f"{sensitivity.metric} sensitivity on {sensitivity.images} photos; the cheapest in {run.unit} that keeps "

@@ -30,6 +30,7 @@ from qtoolkit.graph.view import GraphView
 from qtoolkit.quantization.feeds import image_feeds
 from qtoolkit.quantization.labelled_photos import LabelledPhotos, find_labelled_photos
 from qtoolkit.quantization.learning_photos import LearningSet, learning_photos
+from qtoolkit.quantization.modelled_times import check_device
 from qtoolkit.quantization.ptq import check_plan, supported_plan, wide_precision
 from qtoolkit.quantization.selection import BudgetUnit
 from qtoolkit.quantization.sensitivity import check_metric
@@ -94,7 +95,7 @@ class Run:
             return self.recipe.mixed_by
         if self.recipe.min_ap_retention is None:
             return "layers"
-        return "latency" if self.target.backend == "ort-cpu" else "macs"
+        return "latency" if self.target.backend == "ort-cpu" or self.recipe.device is not None else "macs"
 
     def accuracy_runner(self, network: Path | onnx.ModelProto) -> Runner:
         """What AP of a network is computed on, closed, one thread: the target's own runtime where it runs here, else
@@ -164,12 +165,13 @@ def _check_backend(target: Target, recipe: Recipe) -> None:
     """Raise UnavailableError where the target's library is missing, UsageError for what only ort-cpu can measure."""
     if target.backend in RUNNERS:
         runner_class(target.backend)
-    if recipe.mixed_by == "latency" and target.backend != "ort-cpu":
+    check_device(recipe.device, target)
+    if recipe.mixed_by == "latency" and target.backend != "ort-cpu" and recipe.device is None:
         raise UsageError(
             f"the time of single layers cannot be measured for target {target.name}",
             expected="--mixed-by layers or macs with this target",
             found="--mixed-by latency",
-            do="choose another budget, or --target ort-cpu",
+            do="choose another budget, --target ort-cpu, or --target tensorrt with --device jetson, which is modelled",
         )
 
 

@@ -15,6 +15,7 @@ from qtoolkit.bench.environment import capture_environment
 from qtoolkit.data.calibration_set import CalibrationSet
 from qtoolkit.data.people import People
 from qtoolkit.quantization.assess import accuracy_figures, variant_row
+from qtoolkit.quantization.latency_notes import latency_notes
 from qtoolkit.quantization.run import Run
 from qtoolkit.recipe import Recipe
 
@@ -73,11 +74,11 @@ def _notes(run: Run, latencies: Mapping[str, LatencyFigures]) -> tuple[str, ...]
     ]
     if run.target.wide_is_slower_note and latencies:
         notes.append(run.target.wide_is_slower_note + ".")
-    if {"16bit", "int8"} <= latencies.keys() and latencies["16bit"].p50_ms < latencies["int8"].p50_ms:
-        notes.append("16 bit was faster than 8 bit here, so 8 bit gains nothing but size: take the 16-bit network.")
+    notes += latency_notes(latencies)
     if not run.runs_here:
         notes.append(
-            f"Target {run.target.name} does not run here: AP is that of its Q/DQ network in ONNX Runtime; no latency."
+            f"Target {run.target.name} does not run here: AP is that of its Q/DQ network in ONNX Runtime"
+            + ("." if latencies else "; no latency.")
         )
     if run.learning is not None:
         plain = isinstance(run.learning, CalibrationSet)

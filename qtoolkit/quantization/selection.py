@@ -6,6 +6,9 @@
     subject to  Σ cost[i] · x[i] ≤ budget         x[i] ∈ {0, 1}: layer i is at 16 bit
                 x[a] ≤ x[b]                       for each implication (a, b) of the target
                 x[i] = 1                          for layers the target cannot run at 8 bit
+                y[i] ≥ x[a] − x[b]                where conversions cost something: for each reader b of layer i,
+                                                  and a layer i itself or another reader; the cost of converting
+                                                  its output, times y[i], is added to the budget's sum
 
 Losses of single layers are added as if they did not interact. Among equally good choices the cheaper one wins.
 """
@@ -15,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -26,7 +30,16 @@ from qtoolkit.artifacts.plan import Precision, PrecisionPlan
 from qtoolkit.artifacts.sensitivity import Sensitivity
 from qtoolkit.errors import UsageError
 
-__all__ = ["BUDGET_UNITS", "Budget", "BudgetUnit", "budget_costs", "plan_from_selection", "select_layers"]
+__all__ = [
+    "BUDGET_UNITS",
+    "Budget",
+    "BudgetUnit",
+    "Conversion",
+    "budget_costs",
+    "conversion_cost",
+    "plan_from_selection",
+    "select_layers",
+]
 
 BudgetUnit = Literal["layers", "macs", "bops", "bytes", "latency"]
 BUDGET_UNITS: tuple[BudgetUnit, ...] = ("layers", "macs", "bops", "bytes", "latency")
@@ -64,6 +77,25 @@ class Budget:
             )
 
 
+@dataclass(frozen=True)
+class Conversion:
+    """What is added, in the budget's unit, where one of ``readers`` is at 8 bit and ``layer`` or another reader at 16.
+
+    The output of ``layer`` then exists in both widths.
+    """
+
+    layer: str
+    readers: tuple[str, ...]
+    cost: float
+
+
+def conversion_cost(conversions: Sequence[Conversion], wide: Collection[str], known: Collection[str]) -> float:
+    """Sum of the conversions in a plan with the layers ``wide`` at 16 bit and the others of ``known`` at 8."""
+    at_16, at_8 = set(wide), set(known) - set(wide)
+    needed = [each for each in conversions if at_8 & set(each.readers) and at_16 & {each.layer, *each.readers}]
+    return sum(each.cost for each in needed)
+
+
 def select_layers(
     losses: Mapping[str, float],
     costs: Mapping[str, float],
@@ -71,6 +103,7 @@ def select_layers(
     *,
     implications: Sequence[tuple[str, str]] = (),
     required: Collection[str] = (),
+    conversions: Sequence[Conversion] = (),
 ) -> tuple[str, ...]:
     """Names of the layers at 16 bit, in the order of ``losses``; the integer program above, solved to optimality.
 
@@ -82,7 +115,7 @@ def select_layers(
     names = list(losses)
     if not names:
         return ()
-    model = _program(losses, costs, limit, implications=implications, required=set(required))
+    model = _program(losses, costs, limit, implications=implications, required=set(required), conversions=conversions)
     model.run()
     if model.getModelStatus() != highspy.HighsModelStatus.kOptimal:
         needed = sum(costs[name] for name in _closure(required, implications))
@@ -92,7 +125,7 @@ def select_layers(
             found=f"{limit:.6g}",
             do="raise --mixed",
         )
-    solution = np.array(model.getSolution().col_value)
+    solution = np.array(model.getSolution().col_value)[: len(names)]
     return tuple(name for name, value in zip(names, solution, strict=True) if value > 0.5)
 
 
@@ -119,6 +152,7 @@ def _program(
     *,
     implications: Sequence[tuple[str, str]],
     required: set[str],
+    conversions: Sequence[Conversion] = (),
 ) -> Any:
     names = list(losses)
     index = {name: i for i, name in enumerate(names)}
@@ -136,9 +170,19 @@ def _program(
         model.addVar(1.0 if name in required else 0.0, 1.0)
         model.changeColIntegrality(i, highspy.HighsVarType.kInteger)
         model.changeColCost(i, _OBJECTIVE * _TIE_BREAK * float(price[i]) - float(gain[i]))
-    columns = np.arange(len(names), dtype=np.int32)
-    bound = limit / _largest(costs.values())
-    model.addRow(-highspy.kHighsInf, bound + 1e-9, len(names), columns, price)
+    largest = _largest(costs.values())
+    bound = limit / largest
+    paid = [each for each in conversions if each.layer in index and index.keys() & set(each.readers)]
+    price = np.concatenate([price, [each.cost / largest for each in paid]])
+    for column, each in enumerate(paid, start=len(names)):
+        model.addVar(0.0, 1.0)
+        model.changeColCost(column, _OBJECTIVE * _TIE_BREAK * float(price[column]))
+        readers = [index[name] for name in each.readers if name in index]
+        for wide, narrow in product((index[each.layer], *readers), readers):
+            if wide != narrow:
+                triple = np.array([wide, narrow, column], np.int32)
+                model.addRow(-highspy.kHighsInf, 0.0, 3, triple, np.array([1.0, -1.0, -1.0]))
+    model.addRow(-highspy.kHighsInf, bound + 1e-9, price.size, np.arange(price.size, dtype=np.int32), price)
     for a, b in implications:
         pair = np.array([index[a], index[b]], np.int32)
         model.addRow(-highspy.kHighsInf, 0.0, 2, pair, np.array([1.0, -1.0]))
@@ -206,14 +250,17 @@ def plan_from_selection(
     implications: Sequence[tuple[str, str]] = (),
     required: Collection[str] = (),
     always_wide: Mapping[str, int] = MappingProxyType({}),
+    conversions: Sequence[Conversion] = (),
 ) -> PrecisionPlan:
     """The mixed plan of the ranked layers: those chosen by the integer program at ``wide``, the others at 8 bit.
 
-    ``always_wide``: see ``budget_costs``.
+    ``always_wide``: see ``budget_costs``. ``conversions`` count for a budget in time only.
     """
     costs, limit = budget_costs(sensitivity, budget, always_wide)
     losses = {row.layer: max(row.loss, 0.0) for row in sensitivity.layers}
-    chosen = set(select_layers(losses, costs, limit, implications=implications, required=required))
+    chosen = set(
+        select_layers(losses, costs, limit, implications=implications, required=required, conversions=conversions)
+    )
     made_by = (
         f"{sensitivity.metric} sensitivity on {sensitivity.images} photos; "
         f"at most {budget.share:.4g} of the {budget.unit} at 16 bit; integer program"

@@ -97,13 +97,13 @@ def p50(latency: LatencyFigures | None) -> str:
 
 
 def p90(latency: LatencyFigures | None) -> str:
-    """90th percentile in ms; ``~`` before a modelled one."""
-    return MISSING if latency is None else _mark(latency) + milliseconds(latency.p90_ms)
+    """90th percentile in ms; ``~`` before a modelled one, ``–`` where the model tells none."""
+    return MISSING if latency is None or latency.p90_ms is None else _mark(latency) + milliseconds(latency.p90_ms)
 
 
 def p99(latency: LatencyFigures | None) -> str:
-    """99th percentile in ms; ``~`` before a modelled one."""
-    return MISSING if latency is None else _mark(latency) + milliseconds(latency.p99_ms)
+    """99th percentile in ms; ``~`` before a modelled one, ``–`` where the model tells none."""
+    return MISSING if latency is None or latency.p99_ms is None else _mark(latency) + milliseconds(latency.p99_ms)
 
 
 def throughput(latency: LatencyFigures | None) -> str:

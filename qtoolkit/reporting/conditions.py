@@ -38,7 +38,7 @@ HOW_TO_READ: tuple[str, ...] = (
     " band of the model: differences within that band say nothing.",
 )
 
-_IN_LINE = ("threads", "batch")
+_IN_LINE = ("threads", "batch", "remarks")
 _LOSS_UNITS = {
     "oks": "mean of 1 − OKS against the float network's poses",
     "sqnr": "noise over signal at the outputs (NMSE)",

@@ -15,7 +15,9 @@ from qtoolkit.errors import UsageError
 from qtoolkit.quantization.selection import (
     BUDGET_UNITS,
     Budget,
+    Conversion,
     budget_costs,
+    conversion_cost,
     plan_from_selection,
     select_layers,
 )
@@ -303,3 +305,48 @@ def test_required_layers_and_neighbours_go_into_the_plan():
     plan = plan_from_selection(sensitivity, Budget(0.5), Precision.FP16, implications=[("b", "c")], required=["a"])
     # a is there by force, so b has no room for c: the best single layer that implies nothing is c itself.
     assert plan.layers_16bit == ("a", "c")
+
+
+class TestConversions:
+    """A layer's output that is wanted at 8 and at 16 bit costs something, once."""
+
+    CHAIN = (Conversion("a", ("b", "c"), 1.0), Conversion("b", ("c",), 5.0))
+
+    @pytest.mark.parametrize(
+        ("wide", "cost"),
+        [("", 0.0), ("a", 1.0), ("b", 6.0), ("c", 1.0), ("ab", 6.0), ("bc", 0.0), ("ac", 1.0), ("abc", 0.0)],
+    )
+    def test_by_hand(self, wide, cost):
+        """a is read by b and c, b by c. Wide b: a is read in both widths, and b is wide in front of c."""
+        assert conversion_cost(self.CHAIN, set(wide), "abc") == cost
+
+    def test_a_dear_conversion_keeps_neighbours_together(self):
+        """b alone would fit a budget of 2, but not with the conversions around it; b and c together cost none."""
+        losses, costs = {"a": 0.1, "b": 1.0, "c": 0.2}, dict.fromkeys("abc", 1.0)
+        assert select_layers(losses, costs, 2.0) == ("b", "c")
+        assert select_layers({**losses, "a": 0.3}, costs, 2.0) == ("a", "b")
+        assert select_layers({**losses, "a": 0.3}, costs, 2.0, conversions=self.CHAIN) == ("b", "c")
+
+    @settings(max_examples=40, deadline=None)
+    @given(
+        st.lists(st.tuples(st.integers(0, 50), st.integers(-5, 20)), min_size=3, max_size=6),
+        st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(0, 12)), max_size=4),
+        st.floats(0.0, 1.0),
+    )
+    def test_as_good_as_trying_every_choice(self, layers, pairs, share):
+        names = [f"l{i}" for i in range(len(layers))]
+        losses = {name: float(loss) for name, (loss, _) in zip(names, layers, strict=True)}
+        costs = {name: float(cost) for name, (_, cost) in zip(names, layers, strict=True)}
+        conversions = [
+            Conversion(f"l{a}", tuple(names[b:][:2]), float(cost)) for a, b, cost in pairs if a < b < len(names)
+        ]
+        limit = share * sum(max(cost, 0.0) for cost in costs.values())
+        best = max(
+            sum(losses[name] for name in chosen)
+            for size in range(len(names) + 1)
+            for chosen in combinations(names, size)
+            if sum(costs[name] for name in chosen) + conversion_cost(conversions, chosen, names) <= limit + 1e-9
+        )
+        chosen = select_layers(losses, costs, limit, conversions=conversions)
+        assert sum(losses[name] for name in chosen) == pytest.approx(best)
+        assert sum(costs[name] for name in chosen) + conversion_cost(conversions, chosen, names) <= limit + 1e-6
