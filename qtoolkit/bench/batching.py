@@ -41,11 +41,9 @@ def checked_batch(model: onnx.ModelProto, batch: int, *, threads: int | None = N
             raise _differs(batch, name, f"shape {found.shape}")
         expected = np.concatenate([outputs[name] for outputs in alone]).astype(np.float64)
         between = np.sqrt(np.mean((expected - np.roll(expected, 1, axis=0)) ** 2))
-        error = np.sqrt(np.mean((found - expected) ** 2))
-        if error > _TOLERANCE * between:
-            raise _differs(
-                batch, name, f"{error:.3g} off (RMS), while one image differs from the next by {between:.3g}"
-            )
+        off = np.sqrt(np.mean((found - expected) ** 2))
+        if off > _TOLERANCE * between:
+            raise _differs(batch, name, f"{off:.3g} off (RMS), while one image differs from the next by {between:.3g}")
     return widened
 
 
