@@ -1,4 +1,4 @@
-"""What the bench harness itself costs: a runner that does nothing and runners that sleep, through real worker processes.
+"""What the bench harness itself costs: runners that do nothing and that sleep, through real worker processes.
 
     python benchmarks/harness_overhead.py
 

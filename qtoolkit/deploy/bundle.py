@@ -87,35 +87,43 @@ def write_bundle(
     runtime = "onnxruntime" if engine is None else "tensorrt"
     file = "network.onnx" if engine is None else "network.engine"
     description = {
-        "schema": _SCHEMA,
-        "made_by": f"qtoolkit {qtoolkit.__version__}",
-        "runtime": runtime,
+        **{"schema": _SCHEMA, "made_by": f"qtoolkit {qtoolkit.__version__}", "runtime": runtime},
         "network": {"file": file, "input": name, "dtype": spec.dtype.name, "input_size_wh": found.input_size_wh},
+        **_description(found, score_threshold, iou_threshold),
+        **{"labels": list(labels), "skeleton": _skeleton(found, skeleton)},
+    }
+    files = {
+        file: content if engine is None else engine.read_bytes(),
+        "bundle.json": (json.dumps(description, indent=1) + "\n").encode(),
+        "README.md": _readme(network.name, found, runtime).encode(),
+        **_runner_files(runtime),
+    }
+    if sidecar is not None:
+        files["network.engine.json"] = sidecar.read_bytes()
+    zipped = _zip(files)
+    write_bytes(out, zipped)
+    return BundleFile(out, sha256_bytes(zipped), len(zipped), (*sorted(files), "SHA256SUMS"), found.kind, runtime)
+
+
+def _runner_files(runtime: str) -> dict[str, bytes]:
+    names = ("run_pose.py", "tensorrt_engine.py") if runtime == "tensorrt" else ("run_pose.py",)
+    return {
+        "requirements.txt": _REQUIREMENTS[runtime].encode(),
+        **{name: (_HERE / name).read_bytes() for name in names},
+    }
+
+
+def _description(head: Head, score_threshold: float, iou_threshold: float) -> dict[str, Any]:
+    return {
         "letterbox": {"pad_value": PAD_VALUE, "interpolation": "bilinear", "channels": "RGB", "divide_by": 255},
-        "head": asdict(found),
+        "head": asdict(head),
         "thresholds": {
             "score": score_threshold,
             "iou": iou_threshold,
             "max_people": MAX_PEOPLE,
             "max_candidates": MAX_CANDIDATES,
         },
-        "labels": list(labels),
-        "skeleton": _skeleton(found, skeleton),
     }
-    files = {
-        file: content if engine is None else engine.read_bytes(),
-        "bundle.json": (json.dumps(description, indent=1) + "\n").encode(),
-        "requirements.txt": _REQUIREMENTS[runtime].encode(),
-        "run_pose.py": (_HERE / "run_pose.py").read_bytes(),
-        "README.md": _readme(network.name, found, runtime).encode(),
-    }
-    if engine is not None:
-        files["tensorrt_engine.py"] = (_HERE / "tensorrt_engine.py").read_bytes()
-    if sidecar is not None:
-        files["network.engine.json"] = sidecar.read_bytes()
-    zipped = _zip(files)
-    write_bytes(out, zipped)
-    return BundleFile(out, sha256_bytes(zipped), len(zipped), (*sorted(files), "SHA256SUMS"), found.kind, runtime)
 
 
 def _check(

@@ -75,12 +75,11 @@ def resize(image: Any, size_wh: tuple[int, int]) -> Any:
 
 
 def _weights(source: int, target: int) -> Any:
-    place = ((np.arange(target) + 0.5) * (source / target) - 0.5).astype(np.float32)
+    place = ((np.arange(target) + 0.5) * (1 / (target / source)) - 0.5).astype(np.float32)
     first = np.floor(place).astype(np.int64)
-    share = np.where((first < 0) | (first >= source - 1), np.float32(0), place - first.astype(np.float32))
-    first = np.clip(first, 0, source - 1)
+    share = place - first.astype(np.float32)
     weights = [np.rint(each * np.float32(2048)).astype(np.int32) for each in (np.float32(1) - share, share)]
-    return (first, np.minimum(first + 1, source - 1), *weights)
+    return (np.clip(first, 0, source - 1), np.clip(first + 1, 0, source - 1), *weights)
 
 
 class PosePredictor:
