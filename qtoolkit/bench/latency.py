@@ -9,143 +9,61 @@ A B C, B C A, C A B, …
 from __future__ import annotations
 
 import contextlib
-import json
-import os
-import queue
-import subprocess
-import sys
-import tempfile
-import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-import qtoolkit
-from qtoolkit import errors
 from qtoolkit.artifacts.files import sha256_file
 from qtoolkit.bench.environment import cpu_name
-from qtoolkit.bench.latency_result import LatencyResult, p50_ratio, percentiles_ms
-from qtoolkit.errors import QtoolError, UnavailableError, UsageError
+from qtoolkit.bench.latency_result import (
+    LatencyResult,
+    half_width_pct,
+    p50_interval_ms,
+    p50_ratio,
+    percentiles_ms,
+)
+from qtoolkit.bench.noise import NoiseWatch, RunNoise
+from qtoolkit.bench.turns import Progress, rotating_turns
+from qtoolkit.bench.worker_process import WorkerProcess
+from qtoolkit.errors import UsageError
 
-__all__ = ["WorkerProcess", "measure_latency"]
+__all__ = ["DEFAULT_LIMIT_S", "LatencyRun", "measure_latency", "measure_run"]
+
+DEFAULT_LIMIT_S = 60.0
+"""Seconds after which a measurement that was to go on until its intervals are narrow gives up."""
 
 _FEWEST_CYCLES = 10
-_GRACE_S = 2.0
 _NAMED_CONDITIONS = ("runtime", "version", "provider", "threads")
+# Intervals are computed again when the number of cycles has grown by this: their cost stays in proportion.
+_GROWTH = 0.25
 
 
-class WorkerProcess:
-    """A running :mod:`qtoolkit.bench.worker`; leaving the ``with`` block ends it whatever state it is in."""
+@dataclass(frozen=True, eq=False)
+class LatencyRun:
+    """One run: the results by label, and what else the machine did meanwhile.
 
-    def __init__(self, label: str, *, timeout_s: float) -> None:
-        self.label = label
-        self._timeout_s = timeout_s
-        self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._process: subprocess.Popen[str] | None = None
-        self._stderr: IO[bytes] | None = None
-        self._reader: threading.Thread | None = None
+    ``half_width_pct`` is the widest interval of any p50 and any ratio, as ± percent of the figure; ``until_pct`` what
+    was asked for, None for a fixed number of inferences.
+    """
 
-    def __enter__(self) -> WorkerProcess:
-        self._stderr = tempfile.TemporaryFile()
-        try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "qtoolkit.bench.worker"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._stderr,
-                env=_worker_environment(),
-                text=True,
-                encoding="utf-8",
-            )
-        except OSError as error:
-            self._stderr.close()
-            raise UnavailableError(
-                f"no process could be started to measure variant {self.label!r}",
-                expected="one more Python process",
-                found=error.strerror or str(error),
-                do="close other programs, or measure fewer variants at a time",
-            ) from error
-        # A thread of its own, since a pipe cannot be read with a time limit on every system.
-        self._reader = threading.Thread(target=self._read_answers, args=(self._process.stdout,), daemon=True)
-        self._reader.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        process = self._process
-        if process is not None:
-            if kind is not None:
-                process.kill()
-            with contextlib.suppress(OSError):
-                self._stdin.close()
-            try:
-                process.wait(_GRACE_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            if self._reader is not None:
-                self._reader.join()
-            if process.stdout is not None:
-                process.stdout.close()
-        if self._stderr is not None:
-            self._stderr.close()
-
-    def ask(self, do: str, **parameters: Any) -> dict[str, Any]:
-        """Send one command and wait for its answer.
-
-        Raises the error the worker reports, and QtoolError where it died or gave no answer in ``timeout_s``.
-        """
-        try:
-            self._stdin.write(json.dumps({"do": do, **parameters}) + "\n")
-            self._stdin.flush()
-        except OSError as error:
-            raise self._lost("it ended before its turn") from error
-        try:
-            line = self._answers.get(timeout=self._timeout_s)
-        except queue.Empty as error:
-            raise self._lost(f"no answer to {do!r} in {self._timeout_s:g} s") from error
-        if not line:
-            raise self._lost(f"it ended during {do!r}")
-        answer: dict[str, Any] = json.loads(line)
-        if "error" in answer:
-            raise _reported(self.label, answer)
-        return answer
+    results: dict[str, LatencyResult]
+    noise: RunNoise
+    until_pct: float | None
 
     @property
-    def _stdin(self) -> IO[str]:
-        if self._process is None or self._process.stdin is None:
-            raise UsageError(
-                "the worker is not running", expected="a started worker", found="none", do="use it inside `with`"
-            )
-        return self._process.stdin
+    def half_width_pct(self) -> float:
+        """± percent of the widest interval."""
+        return max(result.half_width_pct for result in self.results.values())
 
-    def _read_answers(self, stream: IO[str]) -> None:
-        for line in stream:
-            self._answers.put(line)
-        self._answers.put("")
-
-    def _lost(self, how: str) -> QtoolError:
-        code = None
-        if self._process is not None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                code = self._process.wait(0.5)
-        said = ""
-        if self._stderr is not None:
-            self._stderr.seek(0)
-            said = self._stderr.read().decode("utf-8", "replace").strip().rsplit("\n", 1)[-1]
-        state = "still running" if code is None else f"exit code {code}"
-        return QtoolError(
-            f"the process that measures variant {self.label!r} was lost: {how}",
-            expected="an answer",
-            found=f"{state}{'; ' + said if said else ''}",
-            do="run the network alone with `qtool bench` to see whether the runtime or memory fails",
-        )
+    @property
+    def reached(self) -> bool | None:
+        """Whether every interval is as narrow as was asked; None where nothing was."""
+        return None if self.until_pct is None else self.half_width_pct <= self.until_pct
 
 
 @dataclass
@@ -165,48 +83,59 @@ class _Variant:
         return np.array(self.blocks_ms, np.float64)
 
 
-def measure_latency(
+def measure_latency(variants: Mapping[str, Path], **options: Any) -> dict[str, LatencyResult]:
+    """The results of ``measure_run``, which takes the same options."""
+    return measure_run(variants, **options).results
+
+
+def measure_run(
     variants: Mapping[str, Path],
     *,
     threads: int | None = None,
     runs: int = 100,
     block: int = 10,
+    until_pct: float | None = None,
+    limit_s: float = DEFAULT_LIMIT_S,
     warmup_s: float = 1.0,
     feeds_path: Path | None = None,
     seed: int = 0,
     backend: str = "ort-cpu",
     options: Mapping[str, Any] | None = None,
     timeout_s: float = 300.0,
-    progress: Callable[[int, int], None] | None = None,
-) -> dict[str, LatencyResult]:
+    progress: Progress | None = None,
+) -> LatencyRun:
     """Latency of each network of ``variants`` (label → ONNX file); ratios are against the first.
 
     ``runs``: inferences per variant, at least 10, rounded up to whole turns of ``block``, which is made smaller where
-    fewer than ten turns would come of it. ``threads``: of the runtime; None takes every core this process may use.
-    ``warmup_s``: least warm-up, which goes on until times settle. ``feeds_path``: see ``worker.load_feeds``; without
-    it inputs are drawn from ``seed``. ``backend``, ``options``: see ``table.open_runner``. ``timeout_s``: for any one
-    answer of a worker. ``progress`` is called after each turn with the turns done and all turns.
+    fewer than ten turns would come of it. ``until_pct``: go on after those until the 95 % interval of every p50 and of
+    every ratio is within ± so many percent of the figure, or ``limit_s`` seconds have gone by. ``threads``: of the
+    runtime; None takes every core this process may use. ``warmup_s``: least warm-up, which goes on until times settle.
+    ``feeds_path``: see ``worker.load_feeds``; without it inputs are drawn from ``seed``. ``backend``, ``options``: see
+    ``table.open_runner``. ``timeout_s``: for any one answer of a worker. ``progress`` is called after each turn with
+    the turns done and all turns, as far as they are known.
 
     Raises UsageError for counts that cannot be used, what the backend raises for a network it refuses, and QtoolError
     where a worker dies or hangs. Every worker has ended when this returns or raises.
     """
     _check_counts(variants, runs, block, warmup_s)
+    _check_until(until_pct, limit_s)
     block = min(block, max(1, runs // _FEWEST_CYCLES))
-    cycles = -(-runs // block)
     opening = {
         "backend": backend,
         "options": {**(options or {}), "threads": threads},
         "feeds": None if feeds_path is None else str(Path(feeds_path).absolute()),
         "seed": seed,
     }
+    watch = NoiseWatch()
+    watch.start()
     with contextlib.ExitStack() as running:
         gathered: list[_Variant] = []
         for label, path in variants.items():
             worker = running.enter_context(WorkerProcess(label, timeout_s=timeout_s))
             gathered.append(_warmed_up(label, Path(path), worker, opening, warmup_s))
-        _take_turns(gathered, cycles, block, progress)
+        _take_turns(gathered, -(-runs // block), block, until_pct, limit_s, watch, progress)
     inputs = f"seed {seed}" if feeds_path is None else "file"
-    return {each.label: _result(each, gathered[0], inputs) for each in gathered}
+    return LatencyRun({each.label: _result(each, gathered[0], inputs) for each in gathered}, watch.finish(), until_pct)
 
 
 def _warmed_up(label: str, path: Path, worker: WorkerProcess, opening: Mapping[str, Any], warmup_s: float) -> _Variant:
@@ -214,16 +143,43 @@ def _warmed_up(label: str, path: Path, worker: WorkerProcess, opening: Mapping[s
     return _Variant(label, path, worker, described, warmed=worker.ask("warm", seconds=warmup_s))
 
 
-def _take_turns(gathered: list[_Variant], cycles: int, block: int, progress: Callable[[int, int], None] | None) -> None:
-    for cycle in range(cycles):
-        # The order rotates, so that no variant always follows the same one or always opens a cycle.
-        start = cycle % len(gathered)
-        for turn, variant in enumerate(gathered[start:] + gathered[:start]):
+def _take_turns(
+    gathered: list[_Variant],
+    cycles: int,
+    block: int,
+    until_pct: float | None,
+    limit_s: float,
+    watch: NoiseWatch,
+    progress: Progress | None,
+) -> None:
+    """``cycles`` cycles; with ``until_pct`` more of them until the intervals are so narrow or the time is up."""
+    ends_s = time.perf_counter() + limit_s
+    first, last = 0, cycles
+    while True:
+        for cycle, variant in rotating_turns(gathered, first, last, progress):
             answer = variant.worker.ask("run", first=cycle * block, count=block)
             variant.blocks_ms.append([sample / 1e6 for sample in answer["samples_ns"]])
             variant.idle_cpu_pct = max(variant.idle_cpu_pct, answer["idle_cpu_pct"])
-            if progress is not None:
-                progress(cycle * len(gathered) + turn + 1, cycles * len(gathered))
+            if variant is gathered[-1]:
+                watch.look()
+        done_s = time.perf_counter()
+        if until_pct is None or done_s >= ends_s or _widest_pct(gathered) <= until_pct:
+            return
+        # As many more as a quarter of those done, but no more than there is time for.
+        spent_s = limit_s - (ends_s - done_s)
+        more = min(last * _GROWTH, last * (ends_s - done_s) / max(spent_s, 1e-3))
+        first, last = last, last + max(1, int(more))
+
+
+def _widest_pct(gathered: list[_Variant]) -> float:
+    first_ms = gathered[0].samples_ms()
+    return max(_half_width_pct(each.samples_ms(), first_ms) for each in gathered)
+
+
+def _half_width_pct(samples_ms: NDArray[np.float64], first_ms: NDArray[np.float64]) -> float:
+    ratio = p50_ratio(samples_ms, first_ms)
+    of_p50 = half_width_pct(float(np.median(samples_ms)), *p50_interval_ms(samples_ms))
+    return max(of_p50, half_width_pct(ratio.ratio, ratio.ratio_lo, ratio.ratio_hi))
 
 
 def _result(variant: _Variant, first: _Variant, inputs: str) -> LatencyResult:
@@ -231,8 +187,13 @@ def _result(variant: _Variant, first: _Variant, inputs: str) -> LatencyResult:
     conditions = variant.described["conditions"]
     shapes = {name: tuple(shape) for name, shape in variant.described["input_shapes"].items()}
     shape = next(iter(shapes.values()))
+    medians_ms = np.median(samples_ms, axis=1)
+    p50_lo_ms, p50_hi_ms = p50_interval_ms(samples_ms)
     statistics: dict[str, Any] = {
         **percentiles_ms(samples_ms),
+        "p50_lo_ms": round(p50_lo_ms, 6),
+        "p50_hi_ms": round(p50_hi_ms, 6),
+        "block_cv_pct": round(float(100 * medians_ms.std() / medians_ms.mean()), 3),
         **p50_ratio(samples_ms, first.samples_ms()).model_dump(),
     }
     return LatencyResult(
@@ -253,7 +214,7 @@ def _result(variant: _Variant, first: _Variant, inputs: str) -> LatencyResult:
         block=samples_ms.shape[1],
         **statistics,
         idle_cpu_pct=variant.idle_cpu_pct,
-        block_medians_ms=tuple(np.median(samples_ms, axis=1).tolist()),
+        block_medians_ms=tuple(medians_ms.tolist()),
         samples_ms=tuple(samples_ms.ravel().tolist()),
     )
 
@@ -268,16 +229,11 @@ def _check_counts(variants: Mapping[str, Path], runs: int, block: int, warmup_s:
         )
 
 
-def _reported(label: str, answer: Mapping[str, Any]) -> QtoolError:
-    kind = getattr(errors, answer["error"])
-    error: QtoolError = kind(
-        f"variant {label!r}: {answer['what']}", expected=answer["expected"], found=answer["found"], do=answer["do"]
-    )
-    return error
-
-
-def _worker_environment() -> dict[str, str]:
-    """This process's environment, changed so that the worker imports this very package and nothing of the folder."""
-    package_root = str(Path(qtoolkit.__file__).resolve().parents[1])
-    paths = [package_root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"}
+def _check_until(until_pct: float | None, limit_s: float) -> None:
+    if until_pct is not None and not (0 < until_pct < 100 and 0 <= limit_s < float("inf")):
+        raise UsageError(
+            "the latency cannot be measured until its intervals are so narrow",
+            expected="a share above 0 % and below 100 %, and a limit of 0 s or more",
+            found=f"{until_pct:g} %, {limit_s:g} s",
+            do="give, for example, --until 1%",
+        )

@@ -6,6 +6,9 @@ standard input ends it, so that it does not outlive its parent::
     {"do": "open", "backend": "ort-cpu", "model": PATH, "options": {…}, "feeds": PATH|null, "seed": 0}
     {"do": "warm", "seconds": 1.0}
     {"do": "run", "first": 0, "count": 10}
+    {"do": "stream", "seconds": 0.5}                          (opened with "streams": how many infer at once)
+    {"do": "photos", "paths": […], "head": null, "score_threshold": 0.25, "iou_threshold": 0.7}
+    {"do": "stages", "first": 0, "count": 10}
 
 Between two commands it must cost the machine nothing: the thread pool of an idle session polls for work for tens of
 milliseconds after an inference, so an answer is given only when the process has come to rest.
@@ -17,10 +20,12 @@ import gc
 import json
 import os
 import sys
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +33,9 @@ from numpy.typing import NDArray
 from qtoolkit.backends.runner import Runner, TensorSpec
 from qtoolkit.backends.table import open_runner
 from qtoolkit.errors import QtoolError, UsageError
+
+if TYPE_CHECKING:
+    from qtoolkit.bench.stage_clock import StageClock
 
 __all__ = ["LEAD_IN", "Worker", "load_feeds", "main", "seeded_feeds"]
 
@@ -46,11 +54,16 @@ Feeds = list[dict[str, NDArray[Any]]]
 
 
 class Worker:
-    """One open runner and its inputs; each public method carries out one command and returns its answer."""
+    """One open runner and its inputs; each public method carries out one command and returns its answer.
 
-    def __init__(self, runner: Runner, feeds: Feeds) -> None:
+    ``more`` are further open runners of the same network, for ``stream``.
+    """
+
+    def __init__(self, runner: Runner, feeds: Feeds, more: Sequence[Runner] = ()) -> None:
         self.runner = runner
         self.feeds = feeds
+        self._streams = (runner, *more)
+        self._clock: StageClock | None = None
         self._rested_at = (time.perf_counter_ns(), time.process_time_ns())
 
     def describe(self) -> dict[str, Any]:
@@ -79,6 +92,54 @@ class Worker:
         samples_ns = self._timed(first, count)
         self.rest()
         return {"samples_ns": samples_ns, "idle_cpu_pct": idle_cpu_pct}
+
+    def stream(self, seconds: float) -> dict[str, Any]:
+        """Infer for ``seconds`` on all streams at once, each one inference after the other on inputs of its own."""
+        idle_cpu_pct = self._cpu_pct_since_rest()
+        start = threading.Barrier(len(self._streams))
+
+        def one(place: int) -> tuple[int, int]:
+            infer, feeds, clock = self._streams[place].infer, self.feeds, time.perf_counter_ns
+            infer(feeds[place % len(feeds)])
+            start.wait()
+            began, count = clock(), 0
+            ends = began + int(seconds * 1e9)
+            now = began
+            while now < ends:
+                infer(feeds[(place + count) % len(feeds)])
+                count += 1
+                now = clock()
+            return count, now - began
+
+        with ThreadPoolExecutor(len(self._streams)) as pool:
+            counted = list(pool.map(one, range(len(self._streams))))
+        self.rest()
+        return {
+            "counts": [each[0] for each in counted],
+            "ns": [each[1] for each in counted],
+            "idle_cpu_pct": idle_cpu_pct,
+        }
+
+    def photos(self, paths: list[str], **options: Any) -> dict[str, Any]:
+        """Read photos for ``stages``; says what head the network has and how many photos there are."""
+        from qtoolkit.bench.stage_clock import StageClock
+
+        self._clock = StageClock(self.runner, [Path(path) for path in paths], **options)
+        return {"head": self._clock.head, "photos": self._clock.photos}
+
+    def stages(self, first: int, count: int) -> dict[str, Any]:
+        """Nanoseconds of pre-processing, inference and post-processing of ``count`` photos."""
+        if self._clock is None:
+            raise UsageError("there are no photos", expected="photos first", found="stages", do="send photos first")
+        self._clock.time(first, LEAD_IN)
+        rows_ns = self._clock.time(first, count)
+        self.rest()
+        return {"rows_ns": rows_ns}
+
+    def close(self) -> None:
+        """Close every runner."""
+        for runner in self._streams:
+            runner.close()
 
     def rest(self) -> None:
         """Wait until this process has used next to no processor time in two windows in a row, 2 s at most."""
@@ -155,10 +216,9 @@ def main(commands: TextIO, answers: TextIO) -> None:
                     answer = worker.describe()
                 elif worker is None:
                     raise UsageError("nothing is open", expected="open", found=command["do"], do="send open first")
-                elif command["do"] == "warm":
-                    answer = worker.warm(command["seconds"])
                 else:
-                    answer = worker.run(command["first"], command["count"])
+                    parameters = {name: value for name, value in command.items() if name != "do"}
+                    answer = _COMMANDS[command["do"]](worker, **parameters)
             except QtoolError as error:
                 parts = {"expected": error.expected, "found": error.found, "do": error.do}
                 answer = {"error": type(error).__name__, "what": error.what, **parts}
@@ -166,7 +226,16 @@ def main(commands: TextIO, answers: TextIO) -> None:
             answers.flush()
     finally:
         if worker is not None:
-            worker.runner.close()
+            worker.close()
+
+
+_COMMANDS: Mapping[str, Callable[..., dict[str, Any]]] = {
+    "warm": Worker.warm,
+    "run": Worker.run,
+    "stream": Worker.stream,
+    "photos": Worker.photos,
+    "stages": Worker.stages,
+}
 
 
 def _parsed(commands: TextIO) -> Iterator[dict[str, Any]]:
@@ -176,16 +245,19 @@ def _parsed(commands: TextIO) -> Iterator[dict[str, Any]]:
 
 
 def _opened(command: Mapping[str, Any]) -> Worker:
-    runner = open_runner(command["backend"], Path(command["model"]), **command["options"])
-    inputs = runner.signature.inputs
+    runners: list[Runner] = []
     try:
+        for _ in range(command.get("streams", 1)):
+            runners.append(open_runner(command["backend"], Path(command["model"]), **command["options"]))
+        inputs = runners[0].signature.inputs
         feeds = (
             load_feeds(inputs, Path(command["feeds"])) if command["feeds"] else seeded_feeds(inputs, command["seed"])
         )
     except QtoolError:
-        runner.close()
+        for runner in runners:
+            runner.close()
         raise
-    return Worker(runner, feeds)
+    return Worker(runners[0], feeds, runners[1:])
 
 
 def _drawn(name: str, spec: TensorSpec, rng: np.random.Generator) -> NDArray[Any]:

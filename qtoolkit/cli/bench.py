@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from qtoolkit.cli.bench_modelled import bench_modelled, list_devices_option, precision_option
-from qtoolkit.cli.options import input_size_option, json_option, quiet_option, threads_option
-from qtoolkit.cli.output import print_json, print_table
-from qtoolkit.cli.progress import one_stage, show_progress
-from qtoolkit.errors import ModelFileError, UnavailableError, UsageError
+from qtoolkit.cli.bench_networks import PHOTOS, at_batch, network_names, open_networks, write_photos
+from qtoolkit.cli.options import head_option, input_size_option, json_option, quiet_option, threads_option
+from qtoolkit.cli.progress import StageProgress, one_stage, show_progress
+from qtoolkit.errors import UnavailableError, UsageError
 
 if TYPE_CHECKING:
-    from qtoolkit.bench.cost import Cost
-    from qtoolkit.bench.latency_result import LatencyResult
+    from qtoolkit.bench.energy import EnergyMeter
+    from qtoolkit.bench.pose_stages import StageTimes
+    from qtoolkit.bench.throughput import ThroughputResult
+    from qtoolkit.cli.bench_report import BenchReport
 
 __all__ = ["command"]
 
-_PHOTOS = 8
 _LATER_DEVICES = ("cuda",)
 _EPILOG = """\
 \b
@@ -32,17 +32,34 @@ Examples:
   qtool bench model.float.onnx model.int8.onnx --runtime openvino-cpu
   qtool bench runs/yolov8n-pose/model.*.onnx --data coco --runs 200 --json
   qtool bench model.float.onnx model.int8.onnx --device jetson
+  qtool bench model.int8.onnx --until 1% --batch 4 --streams 2 --stages --data coco
+  qtool bench --compare model.float.onnx model.int8.onnx --max-ratio 0.8
+  qtool bench --compare before.json after.json
 
 Each network runs in a process of its own and has short turns, so that what else the machine does hits all alike. Ratios
 are against the first network. Times are of the inference alone."""
 
 
-@dataclass(frozen=True, eq=False)
-class _Network:
-    """A file to measure, which may be a copy with a fixed input, under the name the user knows it by."""
+if TYPE_CHECKING:
+    _PercentType = click.ParamType[float]
+else:
+    # Older versions of click cannot be subscripted.
+    _PercentType = click.ParamType
 
-    path: Path
-    cost: Cost
+
+class _Percent(_PercentType):
+    """``1%`` or ``1``: percent."""
+
+    name = "PCT"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            percent = float(str(value).strip().removesuffix("%"))
+        except ValueError:
+            percent = -1.0
+        if not 0 < percent < 100:
+            self.fail(f"{value!r} is not a share: give, for example, 1%.", param, ctx)
+        return percent
 
 
 @click.command("bench", epilog=_EPILOG)
@@ -52,7 +69,7 @@ class _Network:
     default="cpu",
     show_default=True,
     metavar="DEVICE",
-    help="cpu: measured. jetson[-NAME][@MODE]: modelled.",
+    help="cpu, or a board at ssh://user@host[:port][/python]: measured. jetson[-NAME][@MODE]: modelled.",
 )
 @list_devices_option
 @precision_option
@@ -64,11 +81,36 @@ class _Network:
     "--runs", type=click.IntRange(min=10), default=100, show_default=True, metavar="N", help="Inferences per network."
 )
 @click.option(
+    "--until", "until_pct", type=_Percent(), metavar="PCT%", help="Go on until p50 and ratio are known to ± so much."
+)
+@click.option(
+    "--limit",
+    "limit_s",
+    type=click.FloatRange(min=0),
+    metavar="S",
+    help="Seconds after which --until gives up.  [default: 60]",
+)
+@click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Also images per second, N images at a time.")
+@click.option(
+    "--streams", type=click.IntRange(min=1), metavar="N", help="Also images per second, N inferences at once."
+)
+@click.option("--energy", is_flag=True, help="Also the energy of an image, where the machine measures it.")
+@click.option("--stages", is_flag=True, help="Also letterbox and normalise, decode and NMS, and all together.")
+@click.option("--compare", is_flag=True, help="Say whether the second MODEL is faster; also two files of --json.")
+@click.option("--force", is_flag=True, help="With --compare: files of different conditions too.")
+@click.option(
+    "--max-ratio",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="R",
+    help="End with exit code 1 where a network takes more than R times the first one's time.",
+)
+@click.option(
     "--data",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help=f"Feed the first {_PHOTOS} photos of the part val of a data set.  [default: seeded noise]",
+    help=f"Feed the first {PHOTOS} photos of the part val of a data set.  [default: seeded noise]",
 )
+@head_option
 @input_size_option
 @quiet_option
 @json_option
@@ -76,51 +118,166 @@ def command(
     *,
     models: tuple[Path, ...],
     device: str,
-    precisions: tuple[str, ...],
-    runtime: str,
-    threads: int | None,
-    runs: int,
-    data: Path | None,
-    input_size_wh: tuple[int, int] | None,
+    compare: bool,
+    force: bool,
+    max_ratio: float | None,
     quiet: bool,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Measure latency (p50, p90, p99), images per second and GMACs of one or more networks, float or quantized."""
     if device.startswith("jetson"):
-        if data is not None:
-            raise UsageError(
-                "a modelled latency depends on no photos",
-                expected="--data with a device that is measured",
-                found=f"--data {data} with --device {device}",
-                do="leave --data out",
-            )
-        bench_modelled(dict(zip(_names(models), models, strict=True)), device, precisions, input_size_wh, as_json)
-        return
+        return _model(models, device, options, as_json)
+    options.pop("precisions")
     _check_device(device)
+    _check_compare(models, compare, force, max_ratio)
 
+    from qtoolkit.bench.comparison import check_max_ratio, compare_files, compare_in_one_run, read_bench
+    from qtoolkit.cli.bench_report import print_bench, print_comparison
+
+    if _are_results(models):
+        comparisons = compare_files(*(read_bench(path) for path in models), force=force)
+        print_comparison(comparisons, as_json)
+    else:
+        with show_progress(quiet) as progress:
+            report = _measured(models, progress, **options)
+        comparisons = compare_in_one_run(report.run.results)
+        print_bench(replace(report, comparisons=comparisons if compare else ()), as_json)
+    if max_ratio is not None:
+        check_max_ratio(comparisons, max_ratio)
+
+
+def _model(models: Sequence[Path], device: str, options: Mapping[str, Any], as_json: bool) -> None:
+    if options["data"] is not None:
+        raise UsageError(
+            "a modelled latency depends on no photos",
+            expected="--data with a device that is measured",
+            found=f"--data {options['data']} with --device {device}",
+            do="leave --data out",
+        )
+    named = dict(zip(network_names(models), models, strict=True))
+    bench_modelled(named, device, options["precisions"], options["input_size_wh"], as_json)
+
+
+def _measured(
+    models: Sequence[Path],
+    progress: StageProgress,
+    *,
+    runtime: str,
+    threads: int | None,
+    input_size_wh: tuple[int, int] | None,
+    data: Path | None,
+    **options: Any,
+) -> BenchReport:
     from qtoolkit.backends.table import runner_class
-    from qtoolkit.bench.latency import measure_latency
+    from qtoolkit.bench.latency import DEFAULT_LIMIT_S, measure_run
+    from qtoolkit.cli.bench_report import BenchReport
 
     runner_class(runtime)
-
-    with tempfile.TemporaryDirectory(prefix="qtoolkit-") as folder, show_progress(quiet) as progress:
-        named = zip(_names(models), models, strict=True)
-        networks = {
-            name: _opened(path, input_size_wh, Path(folder) / f"{place}.onnx")
-            for place, (name, path) in enumerate(named)
-        }
-        feeds = None if data is None else _write_photos(data, networks, Path(folder) / "photos.npy")
-        results = measure_latency(
-            {name: network.path for name, network in networks.items()},
-            threads=threads,
-            runs=runs,
+    meter, energy_missing = _meter(options["energy"])
+    where: dict[str, Any] = {"threads": threads, "backend": runtime}
+    with tempfile.TemporaryDirectory(prefix="qtoolkit-") as folder:
+        networks = open_networks(models, input_size_wh, Path(folder))
+        paths = {name: network.path for name, network in networks.items()}
+        photos, feeds = ([], None) if data is None else write_photos(data, networks, Path(folder) / "photos.npy")
+        run = measure_run(
+            paths,
+            runs=options["runs"],
+            until_pct=options["until_pct"],
+            limit_s=DEFAULT_LIMIT_S if options["limit_s"] is None else options["limit_s"],
             feeds_path=feeds,
-            backend=runtime,
             progress=one_stage(progress, "measuring latency"),
+            **where,
         )
-    gmacs = {name: network.cost.gmacs for name, network in networks.items()}
-    inputs = "noise" if data is None else f"photos of {data.name}"
-    (_print_json if as_json else _print_table)(results, gmacs, inputs)
+        throughput = _throughput(paths, Path(folder), options, meter, progress, where)
+        stages = _stages(paths, photos, options, progress, where)
+    return BenchReport(
+        run=run,
+        gmacs={name: network.cost.gmacs for name, network in networks.items()},
+        inputs="noise" if data is None else f"photos of {data.name}",
+        throughput=throughput,
+        stages=stages,
+        energy_missing=energy_missing,
+    )
+
+
+def _throughput(
+    paths: Mapping[str, Path],
+    folder: Path,
+    options: Mapping[str, Any],
+    meter: EnergyMeter | None,
+    progress: StageProgress,
+    where: Mapping[str, Any],
+) -> Mapping[str, ThroughputResult]:
+    batch, streams = options["batch"], options["streams"]
+    if not (batch or streams or options["energy"]):
+        return {}
+    from qtoolkit.bench.throughput import measure_throughput
+
+    return measure_throughput(
+        at_batch(paths, batch, folder, where["threads"]) if batch else paths,
+        streams=streams or 1,
+        meter=meter,
+        progress=one_stage(progress, "measuring throughput"),
+        **where,
+    )
+
+
+def _stages(
+    paths: Mapping[str, Path],
+    photos: Sequence[Path],
+    options: Mapping[str, Any],
+    progress: StageProgress,
+    where: Mapping[str, Any],
+) -> Mapping[str, StageTimes]:
+    if not options["stages"]:
+        return {}
+    from qtoolkit.bench.pose_stages import measure_stages
+
+    runs, head = options["runs"], options["head"]
+    return measure_stages(paths, photos, head=head, runs=runs, progress=one_stage(progress, "timing stages"), **where)
+
+
+def _meter(wanted: bool) -> tuple[EnergyMeter | None, str | None]:
+    """The meter, or why there is none."""
+    if not wanted:
+        return None, None
+    from qtoolkit.bench.energy import open_energy_meter
+
+    try:
+        return open_energy_meter(), None
+    except UnavailableError as error:
+        return None, f"{error.what}: {error.found}; {error.do}"
+
+
+def _are_results(models: Sequence[Path]) -> bool:
+    return all(path.suffix.lower() == ".json" for path in models)
+
+
+def _check_compare(models: Sequence[Path], compare: bool, force: bool, max_ratio: float | None) -> None:
+    results = [path for path in models if path.suffix.lower() == ".json"]
+    if compare and (len(models) != 2 or len(results) == 1):
+        raise UsageError(
+            "this cannot be compared",
+            expected="two networks, or two files of results (.json)",
+            found=", ".join(map(str, models)),
+            do="give --compare A B",
+        )
+    if results and not compare:
+        raise UsageError(
+            "a file of results is no network",
+            expected="networks (.onnx)",
+            found=", ".join(map(str, results)),
+            do="give --compare with two files of results",
+        )
+    if force and not (compare and results):
+        raise UsageError(
+            "--force is for files of results", expected="--compare A.json B.json", found="--force", do="leave it out"
+        )
+    if max_ratio is not None and len(models) < 2:
+        raise UsageError(
+            "a ratio needs two networks", expected="a first network and others", found="one", do="name both"
+        )
 
 
 def _check_device(device: str) -> None:
@@ -135,84 +292,7 @@ def _check_device(device: str) -> None:
         )
     raise UsageError(
         "the device is not known",
-        expected="cpu, or jetson or jetson-NAME for a modelled latency (later releases: cuda, ssh://user@host)",
+        expected="cpu or ssh://user@host, or jetson or jetson-NAME for a modelled latency (later releases: cuda)",
         found=repr(device),
         do="choose a device with --device",
     )
-
-
-def _names(paths: Sequence[Path]) -> list[str]:
-    """File names, whole paths where two files share one, and a number where one file is given twice."""
-    file_names = [path.name for path in paths]
-    names = [path.name if file_names.count(path.name) == paths.count(path) else str(path) for path in paths]
-    return [
-        f"{name} #{names[: place + 1].count(name)}" if names.count(name) > 1 else name
-        for place, name in enumerate(names)
-    ]
-
-
-def _opened(path: Path, input_size_wh: tuple[int, int] | None, copy: Path) -> _Network:
-    from qtoolkit.artifacts.files import write_bytes
-    from qtoolkit.bench.cost import network_cost
-    from qtoolkit.evaluation.evaluate import runnable_network
-    from qtoolkit.graph.load import load_network
-    from qtoolkit.graph.read import read_model
-
-    network = runnable_network(path, input_size_wh)
-    if not isinstance(network, Path):
-        write_bytes(copy, network.SerializeToString(deterministic=True))
-        return _Network(copy, network_cost(network))
-    try:
-        return _Network(path, network_cost(read_model(path)))
-    except ModelFileError:
-        # Shapes that only folding its constants tells.
-        return _Network(path, network_cost(load_network(path, allow_quantized=True)))
-
-
-def _write_photos(data: Path, networks: Mapping[str, _Network], path: Path) -> Path:
-    """Letterboxed photos as one array (M, 3, H, W) float32, for networks that all take such an image."""
-    import numpy as np
-
-    from qtoolkit.data.sources import open_data_source
-    from qtoolkit.graph.load import NetworkInput
-    from qtoolkit.quantization.feeds import image_feeds
-
-    shapes = {shape for network in networks.values() for shape in network.cost.input_shapes.values()}
-    shape = next(iter(shapes))
-    if len(shapes) > 1 or len(shape) != 4:
-        raise UsageError(
-            "the same photos cannot be fed to these networks",
-            expected="networks with one image input (1, 3, H, W) each, all of one size",
-            found=", ".join(sorted(str(each) for each in shapes)),
-            do="measure them one at a time, give --input-size, or leave --data out",
-        )
-    samples = open_data_source(data).evaluation_samples(_PHOTOS)
-    network_input = NetworkInput("images", (shape[0], shape[1], shape[2], shape[3]))
-    tensors = [feed["images"] for feed in image_feeds((sample.path for sample in samples), network_input)]
-    with path.open("wb") as stream:
-        np.save(stream, np.concatenate(tensors))
-    return path
-
-
-def _print_json(results: Mapping[str, LatencyResult], gmacs: Mapping[str, float], inputs: str) -> None:
-    from qtoolkit.bench.environment import capture_environment
-
-    rows: list[dict[str, Any]] = [
-        {"network": name, "gmacs": gmacs[name], "inputs": inputs, "latency": json.loads(result.model_dump_json())}
-        for name, result in results.items()
-    ]
-    print_json({"results": rows, "environment": capture_environment().model_dump(mode="json")})
-
-
-def _print_table(results: Mapping[str, LatencyResult], gmacs: Mapping[str, float], inputs: str) -> None:
-    from qtoolkit.quantization.assess import latency_figures
-    from qtoolkit.reporting.tables import bench_table
-
-    print_table(bench_table([(name, latency_figures(result)) for name, result in results.items()], gmacs))
-    first = next(iter(results.values()))
-    shapes = {shape for result in results.values() for shape in result.input_shapes.values()}
-    sizes = ", ".join("×".join(map(str, shape)) for shape in sorted(shapes))
-    click.echo(f"{first.count} inferences each, in turns of {first.block} · inputs: {inputs}, {sizes}")
-    unstable = [name for name, result in results.items() if not result.warm_up_stable]
-    if unstable:
-        click.echo(f"times did not settle in the warm-up of: {', '.join(unstable)}; the machine is busy", err=True)

@@ -84,7 +84,7 @@ def command(
     **options: Any,
 ) -> None:
     """Write WEIGHTS (of `qtool train`, or TI's released ones) as a float ONNX network; or put non-maximum suppression
-    inside any float ONNX pose network."""
+    inside any ONNX pose network, float or quantized."""
     given = {name: value for name, value in options.items() if value is not None}
     named = {"score_threshold": score_threshold, "iou_threshold": iou_threshold}
     thresholds = {name: value for name, value in named.items() if value is not None}

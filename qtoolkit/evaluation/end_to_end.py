@@ -45,7 +45,7 @@ def write_end_to_end(
     input_size_wh: tuple[int, int] | None = None,
     thresholds: Mapping[str, Any] | None = None,
 ) -> EndToEndFile:
-    """Write the float network ``source`` with suppression inside as the ONNX file ``out``.
+    """Write the network ``source``, float or quantized, with suppression inside as the ONNX file ``out``.
 
     ``thresholds`` as ``with_nms_inside`` takes them. Raises as that and ``load_network`` do, and UsageError where
     ``out`` is ``source``.
@@ -54,7 +54,7 @@ def write_end_to_end(
         raise UsageError(
             "the network would be written over itself", expected="another file", found=str(out), do="give --out"
         )
-    model = load_network(source, input_size_wh=input_size_wh)
+    model = load_network(source, input_size_wh=input_size_wh, allow_quantized=True)
     content = with_nms_inside(model, head=head, **(thresholds or {})).SerializeToString(deterministic=True)
     write_bytes(out, content)
     return EndToEndFile(
@@ -74,7 +74,7 @@ def with_nms_inside(
     score_threshold: float = DEFAULT_SCORE_THRESHOLD,
     iou_threshold: float = DEFAULT_IOU_THRESHOLD,
 ) -> onnx.ModelProto:
-    """A copy of a prepared float network with outputs boxes (N, 4), scores (N,), keypoints (N, K, 3).
+    """A copy of a prepared network, float or quantized, with outputs boxes (N, 4), scores (N,), keypoints (N, K, 3).
 
     The same people in the same order as ``decode`` and ``non_maximum_suppression`` give with these thresholds, the
     limits of candidates and people included. ``head`` is the user's --head. Raises HeadError where the outputs fit no

@@ -19,6 +19,7 @@ END_TO_END_OUTPUTS = ("boxes", "scores", "keypoints")
 """(N, 4) x1, y1, x2, y2 in pixels of the input; (N,); (N, K, 3) x, y, confidence. N people, most confident first."""
 
 _PREFIX = "end_to_end"
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
 
 
 @dataclass(frozen=True)
@@ -72,24 +73,27 @@ class _Builder:
 def append_nms(
     model: onnx.ModelProto, output: str, *, class_score: bool, anchors_last: bool, settings: NmsSettings
 ) -> onnx.ModelProto:
-    """A copy of a prepared float network whose outputs are ``END_TO_END_OUTPUTS`` instead of rows per anchor.
+    """A copy of a prepared network, float or quantized, that gives ``END_TO_END_OUTPUTS`` instead of rows per anchor.
 
     output        the tensor of rows: (1, A, C), or (1, C, A) with ``anchors_last``
     class_score   a row is cx, cy, w, h, objectness, class, K × (x, y, confidence) (yolov5-pose), the score being
                   objectness · class; otherwise cx, cy, w, h, score, K × (x, y, confidence) (yolov8-pose)
 
-    Rules: the graph before ``output`` stays as it is, unless one of its tensors has the name of a new output: then
-    ``.inner`` is added to it. Other outputs go, and what only they needed. The operators are of opset 13, so that any
-    prepared network can take them; the file keeps its opset. The same boxes stay, in the same order, as from the
-    suppression on the host: NonMaxSuppression drops a box whose IoU with a better one is above the threshold too.
+    Rules: a float16 ``output`` is made float32. The graph before it stays as it is, unless one of its tensors has the
+    name of a new output: then ``.inner`` is added to it. Other outputs go, and what only they needed. The operators are
+    of opset 13, so that any prepared network can take them; the file keeps its opset. The same boxes stay, in the same
+    order, as from the suppression on the host: NonMaxSuppression drops a box whose IoU with a better one is above the
+    threshold too.
 
-    Raises ModelFileError where ``output`` is no such tensor of float32.
+    Raises ModelFileError where ``output`` is no such tensor of float32 or float16.
     """
     rows, keypoints = _layout(model, output, class_score, anchors_last)
     result = onnx.ModelProto()
     result.CopyFrom(model)
-    output = _free_names_(result, output)
+    output_given, output = output, _free_names_(result, output)
     build = _Builder()
+    if GraphView(model).elem_type(output_given) == TensorProto.FLOAT16:
+        output = build.node("Cast", [output], "rows_float32", to=TensorProto.FLOAT)
     boxes, scores, points = _columns(build, output, rows, keypoints, class_score, anchors_last)
     if rows > settings.max_candidates:
         boxes, scores, points = _best(build, boxes, scores, points, settings.max_candidates)
@@ -114,14 +118,14 @@ def _layout(model: onnx.ModelProto, output: str, class_score: bool, anchors_last
     view = GraphView(model)
     shape = view.shape(output)
     before = 6 if class_score else 5
-    if shape is not None and len(shape) == 3 and shape[0] == 1 and view.elem_type(output) == TensorProto.FLOAT:
+    if shape is not None and len(shape) == 3 and shape[0] == 1 and view.elem_type(output) in _FLOATS:
         rows, columns = (shape[2], shape[1]) if anchors_last else (shape[1], shape[2])
         if columns > before and not (columns - before) % 3:
             return rows, (columns - before) // 3
     found = f"shape {shape}" if output in view.outputs else f"outputs {', '.join(view.outputs)}"
     raise ModelFileError(
         f"no people can be read from {output!r}",
-        expected=f"a float32 output of 1×{'C×A' if anchors_last else 'A×C'} with C = {before} + 3K",
+        expected=f"a float32 or float16 output of 1×{'C×A' if anchors_last else 'A×C'} with C = {before} + 3K",
         found=found,
         do="export the network with its decoded outputs",
     )

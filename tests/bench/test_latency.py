@@ -14,77 +14,10 @@ import onnx
 import pytest
 
 from qtoolkit.artifacts.files import sha256_file
-from qtoolkit.bench import latency
-from qtoolkit.bench.latency import WorkerProcess, measure_latency
+from qtoolkit.bench import latency, worker_process
+from qtoolkit.bench.latency import measure_latency
+from qtoolkit.bench.worker_process import WorkerProcess
 from qtoolkit.errors import ModelFileError, QtoolError, UsageError
-
-STAND_INS = '''
-"""Runners of known behaviour; the "model" is a text file with a number of seconds."""
-import os, time
-from pathlib import Path
-import numpy as np
-from qtoolkit.backends.runner import Runner, Signature, TensorSpec
-
-
-class Timed(Runner):
-    name = "timed"
-
-    def __init__(self, model, *, threads=None, note="none"):
-        super().__init__()
-        self.seconds = float(Path(model).read_text())
-        self.threads, self.note, self.inferences = threads, note, 0
-
-    def _open(self):
-        image = TensorSpec((1, 3, 4, 6), np.dtype(np.float32))
-        return Signature(inputs={"images": image}, outputs={"y": image})
-
-    def _infer(self, feeds, outputs):
-        self.inferences += 1
-        deadline = time.perf_counter() + self.seconds
-        time.sleep(max(0.0, self.seconds - 0.001))
-        while time.perf_counter() < deadline:
-            pass
-        return [feeds["images"]]
-
-    def _close(self):
-        pass
-
-    def conditions(self):
-        return {"runtime": "sleep", "version": "1", "provider": "none", "threads": self.threads, "note": self.note}
-
-
-class Dying(Timed):
-    def _infer(self, feeds, outputs):
-        if self.inferences == 30:  # in the second turn: 10 to warm up, then 12 per turn
-            os.write(2, b"out of luck\\n")
-            os._exit(7)
-        return super()._infer(feeds, outputs)
-
-
-class Raising(Timed):
-    def _infer(self, feeds, outputs):
-        raise ZeroDivisionError("by nothing")
-
-
-class Hanging(Timed):
-    def _infer(self, feeds, outputs):
-        time.sleep(600)
-
-
-class Chatty(Timed):
-    def _infer(self, feeds, outputs):
-        os.write(1, b"a native library speaks\\n")
-        print("and so does Python", flush=True)
-        return super()._infer(feeds, outputs)
-'''
-
-
-@pytest.fixture(autouse=True)
-def stand_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "stand_ins"
-    folder.mkdir()
-    (folder / "stand_ins.py").write_text(STAND_INS)
-    monkeypatch.setenv("PYTHONPATH", str(folder))
 
 
 @pytest.fixture
@@ -97,7 +30,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[str]]:
         processes.append(start(*args, **options))
         return processes[-1]
 
-    monkeypatch.setattr(latency.subprocess, "Popen", remember)
+    monkeypatch.setattr(worker_process.subprocess, "Popen", remember)
     return processes
 
 

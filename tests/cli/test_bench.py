@@ -8,13 +8,14 @@ from pathlib import Path
 import onnx
 import pytest
 
-from qtoolkit.bench import latency
-from qtoolkit.cli.bench import _names
+from qtoolkit.bench import latency, pose_stages, throughput
+from qtoolkit.cli.bench_networks import network_names
 
 
 @pytest.fixture(autouse=True)
 def short_warm_up(monkeypatch):
-    monkeypatch.setattr(latency, "measure_latency", partial(latency.measure_latency, warmup_s=0.02))
+    for module, name in ((latency, "measure_run"), (throughput, "measure_throughput"), (pose_stages, "measure_stages")):
+        monkeypatch.setattr(module, name, partial(getattr(module, name), warmup_s=0.02))
 
 
 def test_the_table_has_figures_and_conditions(finished, qtool):
@@ -111,4 +112,78 @@ def test_no_network(qtool):
     ids=["different", "same name", "same file"],
 )
 def test_every_network_has_a_name_of_its_own(paths, names):
-    assert _names([Path(path) for path in paths]) == names
+    assert network_names([Path(path) for path in paths]) == names
+
+
+def test_throughput_at_a_batch_and_with_streams(network, qtool):
+    words = ("bench", network, "--runs", "10", "--threads", "1", "--batch", "2", "--streams", "2", "--energy")
+    document = json.loads(qtool(*words, "--json").stdout)
+    (row,) = document["throughput"]
+    assert (row["batch"], row["streams"], row["input_shapes"]["images"]) == (2, 2, [2, 3, 64, 64])
+    assert row["images_per_second"] > 0
+    assert document["results"][0]["latency"]["batch"] == 1
+    if row["millijoules_per_image"] is None:
+        assert document["energy_missing"].startswith("the energy cannot be measured here")
+
+
+def test_stages_and_verdict_in_the_tables(network, people, qtool):
+    words = ("--runs", "10", "--threads", "1", "--stages", "--compare", "--data", people, "--streams", "1")
+    result = qtool("bench", network, network, *words)
+    assert result.exit_code == 0
+    assert "letterbox, normalise ms" in result.stdout and "decode, NMS ms" in result.stdout
+    assert "photos · score threshold 0.25 · IoU threshold 0.7" in result.stdout
+    assert "tiny.onnx #2 is " in result.stdout and "95 % interval" in result.stdout
+    assert "batch 1 · 1 stream of 1 thread each" in result.stdout
+    assert "p50 is known to ±" in result.stdout
+
+
+def test_until_says_what_came_of_it(network, qtool):
+    result = qtool("bench", network, "--runs", "10", "--threads", "1", "--until", "0.001%", "--limit", "0")
+    assert result.exit_code == 0
+    assert "NOT within ±0.001 %" in result.stderr
+    document = json.loads(qtool("bench", network, "--runs", "10", "--threads", "1", "--until", "99%", "--json").stdout)
+    assert document["until"]["reached"] is True and document["until"]["asked_pct"] == 99
+    assert set(document["noise"]) >= {"others_pct", "steal_pct", "clock_mhz", "quiet"}
+
+
+def test_two_files_of_results(network, qtool, tmp_path):
+    for name in ("a", "b"):
+        text = qtool("bench", network, "--runs", "20", "--threads", "1", "--json").stdout
+        (tmp_path / f"{name}.json").write_text(text)
+    result = qtool("bench", "--compare", tmp_path / "a.json", tmp_path / "b.json")
+    assert result.exit_code == 0
+    assert "were not measured in turns" in result.stderr
+    assert "tiny.onnx is " in result.stdout
+    changed = (tmp_path / "b.json").read_text().replace('"threads": 1', '"threads": 2')
+    (tmp_path / "b.json").write_text(changed)
+    refused = qtool("bench", "--compare", tmp_path / "a.json", tmp_path / "b.json")
+    assert refused.exit_code == 2 and "found: threads 2" in refused.stderr
+    forced = qtool("bench", "--compare", "--force", "--json", tmp_path / "a.json", tmp_path / "b.json")
+    assert json.loads(forced.stdout)["comparisons"][0]["differing"] == {"threads": [1, 2]}
+
+
+def test_the_gate_ends_with_1(network, qtool):
+    words = ("bench", network, network, "--runs", "10", "--threads", "1")
+    assert qtool(*words, "--max-ratio", "1000").exit_code == 0
+    result = qtool(*words, "--max-ratio", "0.001")
+    assert result.exit_code == 1
+    assert "1 of 1 networks are slower than allowed" in result.stderr
+    assert "p50 ms" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--compare", "a.onnx"), "this cannot be compared"),
+        (("--compare", "a.onnx", "b.json"), "this cannot be compared"),
+        (("a.json", "b.json"), "a file of results is no network"),
+        (("--compare", "--force", "a.onnx", "b.onnx"), "--force is for files of results"),
+        (("a.onnx", "--max-ratio", "1.1"), "a ratio needs two networks"),
+        (("a.onnx", "--until", "many"), "is not a share"),
+        (("a.onnx", "--until", "0%"), "is not a share"),
+    ],
+)
+def test_options_that_do_not_go_together(words, message, qtool):
+    result = qtool("bench", *words)
+    assert result.exit_code == 2
+    assert message in result.stderr

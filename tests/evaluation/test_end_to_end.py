@@ -58,3 +58,36 @@ def test_files(network, tmp_path):
     assert people(written)[1][0].scores.tolist() == people(network, score_threshold=0.5)[1][0].scores.tolist()
     with pytest.raises(UsageError, match="written over itself"):
         write_end_to_end(tmp_path / "tiny.onnx", tmp_path / "tiny.onnx")
+
+
+def test_a_quantized_network(tmp_path, tiny_pose_model):
+    """Q/DQ pairs stay in the network, and the people are those of the host."""
+    from qtoolkit.graph.load import load_network
+
+    model = onnx.ModelProto()
+    model.CopyFrom(prepare_network(tiny_pose_model(seed=4)))
+    helper, graph = onnx.helper, model.graph
+    graph.initializer.extend(
+        [
+            onnx.numpy_helper.from_array(np.float32(1 / 255), "images.scale"),
+            onnx.numpy_helper.from_array(np.uint8(0), "images.zero"),
+        ]
+    )
+    for node in graph.node:
+        node.input[:] = ["images.dq" if name == "images" else name for name in node.input]
+    pair = [
+        helper.make_node("QuantizeLinear", ["images", "images.scale", "images.zero"], ["images.q"]),
+        helper.make_node("DequantizeLinear", ["images.q", "images.scale", "images.zero"], ["images.dq"]),
+    ]
+    nodes = [*pair, *graph.node]
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(copies)
+    onnx.save(model, tmp_path / "int8.onnx")
+    write_end_to_end(tmp_path / "int8.onnx", tmp_path / "out.onnx")
+    written = onnx.load(tmp_path / "out.onnx")
+    assert [node.op_type for node in written.graph.node].count("DequantizeLinear") == 1
+    expected = people(load_network(tmp_path / "int8.onnx", allow_quantized=True))[1]
+    for a, b in zip(expected, people(written)[1], strict=True):
+        np.testing.assert_allclose(b.keypoints, a.keypoints, rtol=1e-6, atol=1e-4)
+        assert a.scores.tolist() == b.scores.tolist()
