@@ -171,12 +171,12 @@ _CONNECTION: tuple[tuple[str, str, str, str], ...] = (
 )
 
 
-def no_ssh_client() -> UnavailableError:
-    """There is no ``ssh`` on this machine."""
+def no_ssh_client(found: str = "none on PATH") -> UnavailableError:
+    """There is no ``ssh`` on this machine, or it cannot be run."""
     return UnavailableError(
         "there is no ssh client on this machine",
         expected="the command ssh (OpenSSH)",
-        found="none on PATH",
+        found=found,
         do="install it, such as `apt install openssh-client`",
     )
 
@@ -225,12 +225,15 @@ def no_answer(address: BoardAddress, seconds: float) -> ConnectionLost:
     )
 
 
-def lost_for_good(address: BoardAddress, seconds: float, last: QtoolError) -> QtoolError:
-    """The error where a lost connection did not come back."""
+def lost_for_good(address: BoardAddress, seconds: float, last: QtoolError, *, known: bool) -> QtoolError:
+    """The error where a lost connection did not come back; ``known``: there had been one."""
+    if not known:
+        do = "check the board and the network between; `ssh -v` shows how far it comes"
+        return UnavailableError(last.what, expected=last.expected, found=last.found, do=do)
     return UnavailableError(
         f"the connection to {address} was lost and did not come back",
         expected=f"a new connection within {seconds:g} s",
-        found=last.found or last.what,
+        found=last.what if last.found in (None, "none") else f"{last.what}: {last.found}",
         do="run the command again: what has arrived there is not sent again, and what runs there ends by itself",
     )
 

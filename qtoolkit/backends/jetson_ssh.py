@@ -74,15 +74,20 @@ class _Link:
         self._chunks: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._waiting = b""
         self._spoke = False
+        command = _command(address)
         self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - close() does
-        self._process = subprocess.Popen(
-            _command(address),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._stderr,
-            # Ctrl-C is for qtool, which then tells the board to stop over this very connection.
-            start_new_session=True,
-        )
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._stderr,
+                # Ctrl-C is for qtool, which then tells the board to stop over a connection of its own.
+                start_new_session=True,
+            )
+        except OSError as error:
+            self._stderr.close()
+            raise no_ssh_client(error.strerror or str(error)) from error
         # A thread of its own, since a pipe cannot be read with a time limit on every system.
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -260,7 +265,7 @@ class Board:
                 now = time.monotonic()
                 deadline = now + patience_s if deadline is None else deadline
                 if now >= deadline:
-                    raise lost_for_good(self.address, patience_s, error) from error
+                    raise lost_for_good(self.address, patience_s, error, known=self._known) from error
                 time.sleep(pause_s)
                 pause_s = min(2 * pause_s, 3.0)
 

@@ -30,6 +30,7 @@ Examples:
   qtool bench model.float.onnx model.int8.onnx --threads 2
   qtool bench model.float.onnx model.int8.onnx --runtime openvino-cpu
   qtool bench runs/yolov8n-pose/model.*.onnx --data coco --runs 200 --json
+  qtool bench model.float.onnx model.int8.onnx --device ssh://nvidia@orin.local
 
 Each network runs in a process of its own and has short turns, so that what else the machine does hits all alike. Ratios
 are against the first network. Times are of the inference alone."""
@@ -45,9 +46,19 @@ class _Network:
 
 @click.command("bench", epilog=_EPILOG)
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--device", default="cpu", show_default=True, metavar="DEVICE", help="Where to measure.")
 @click.option(
-    "--runtime", default="ort-cpu", show_default=True, metavar="NAME", help="ort-cpu or openvino-cpu, on the processor."
+    "--device",
+    default="cpu",
+    show_default=True,
+    metavar="DEVICE",
+    help="Where to measure: cpu, or a board at ssh://user@host[:port][/python].",
+)
+@click.option(
+    "--runtime",
+    default="ort-cpu",
+    show_default=True,
+    metavar="NAME",
+    help="ort-cpu or openvino-cpu on the processor; tensorrt (where it is there) or onnxruntime on a board.",
 )
 @threads_option
 @click.option(
@@ -75,6 +86,20 @@ def command(
     as_json: bool,
 ) -> None:
     """Measure latency (p50, p90, p99), images per second and GMACs of one or more networks, float or quantized."""
+    from qtoolkit.cli.bench_remote import bench_on_board, board_of
+
+    if (board := board_of(device)) is not None:
+        bench_on_board(
+            models,
+            board,
+            threads=threads,
+            runs=runs,
+            data=data,
+            input_size_wh=input_size_wh,
+            quiet=quiet,
+            as_json=as_json,
+        )
+        return
     _check_device(device)
 
     from qtoolkit.backends.table import runner_class
@@ -105,7 +130,7 @@ def command(
 def _check_device(device: str) -> None:
     if device == "cpu":
         return
-    if device.startswith("ssh://") or device.partition("-")[0] in _LATER_DEVICES:
+    if device.partition("-")[0] in _LATER_DEVICES:
         raise UnavailableError(
             f"measuring on {device} comes with a later release",
             expected="--device cpu",
@@ -114,7 +139,7 @@ def _check_device(device: str) -> None:
         )
     raise UsageError(
         "the device is not known",
-        expected="cpu (later releases: cuda, jetson or jetson-NAME, ssh://user@host)",
+        expected="cpu or ssh://user@host (later releases: cuda, jetson or jetson-NAME)",
         found=repr(device),
         do="choose a device with --device",
     )
