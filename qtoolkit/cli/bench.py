@@ -89,17 +89,7 @@ def command(
     from qtoolkit.cli.bench_remote import bench_on_board, board_of
 
     if (board := board_of(device)) is not None:
-        bench_on_board(
-            models,
-            board,
-            threads=threads,
-            runs=runs,
-            data=data,
-            input_size_wh=input_size_wh,
-            quiet=quiet,
-            as_json=as_json,
-        )
-        return
+        return bench_on_board(board, click.get_current_context().params)
     _check_device(device)
 
     from qtoolkit.backends.table import runner_class

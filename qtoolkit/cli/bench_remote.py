@@ -59,38 +59,30 @@ def backend_of(device: str, runtime: str | None) -> dict[str, Any]:
     return {}
 
 
-def bench_on_board(
-    models: tuple[Path, ...],
-    address: BoardAddress,
-    *,
-    threads: int | None,
-    runs: int,
-    data: Path | None,
-    input_size_wh: tuple[int, int] | None,
-    quiet: bool,
-    as_json: bool,
-) -> None:
-    """Measure on a board and print, as ``qtool bench`` does for this machine."""
+def bench_on_board(address: BoardAddress, options: Mapping[str, Any]) -> None:
+    """Measure on a board and print, as ``qtool bench`` does for this machine; ``options`` are that command's."""
     from qtoolkit.bench.board_latency import measure_on_board
     from qtoolkit.cli.bench import _names, _opened, _write_photos
 
-    with tempfile.TemporaryDirectory(prefix="qtoolkit-") as folder, show_progress(quiet) as progress:
+    models: tuple[Path, ...] = options["models"]
+    data: Path | None = options["data"]
+    with tempfile.TemporaryDirectory(prefix="qtoolkit-") as folder, show_progress(options["quiet"]) as progress:
         networks = {
-            name: _opened(path, input_size_wh, Path(folder) / f"{place}.onnx")
+            name: _opened(path, options["input_size_wh"], Path(folder) / f"{place}.onnx")
             for place, (name, path) in enumerate(zip(_names(models), models, strict=True))
         }
         measured = measure_on_board(
             {name: network.path for name, network in networks.items()},
             address,
             runtime=_asked_runtime(),
-            threads=threads,
-            runs=runs,
+            threads=options["threads"],
+            runs=options["runs"],
             feeds_path=None if data is None else _write_photos(data, networks, Path(folder) / "photos.npy"),
             progress=progress,
         )
     gmacs = {name: network.cost.gmacs for name, network in networks.items()}
     inputs = "noise" if data is None else f"photos of {data.name}"
-    (_print_json if as_json else _print_table)(measured, gmacs, inputs)
+    (_print_json if options["as_json"] else _print_table)(measured, gmacs, inputs)
 
 
 def _asked_runtime() -> str | None:

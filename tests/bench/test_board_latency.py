@@ -161,7 +161,7 @@ def forget_files(board) -> None:
 
 
 def measured_with_a_cut(seed: int, usual_s: float, board, proxy, networks, expected) -> str:
-    """One measurement that is cut at a moment drawn from ``seed``; whether it was resumed, failed, or over before."""
+    """One measurement that is cut at a moment drawn from ``seed``; resumed, failed, or nothing lost."""
     draw = random.Random(seed)
     how, seconds, down_s = draw.choice(["proxy", "client", "agent"]), draw.uniform(0, usual_s), draw.uniform(0, 2)
     forget_files(board)
@@ -173,11 +173,10 @@ def measured_with_a_cut(seed: int, usual_s: float, board, proxy, networks, expec
         outcome = f"failed: {error.what}"
     else:
         check(measured, networks, expected)
-        outcome = "resumed" if measured.reconnects else "over before the cut"
+        outcome = "resumed" if measured.reconnects else "no connection lost"
     finally:
         timer.cancel()
         timer.join()
-    print(f"seed {seed}: {how} at {seconds:.2f} of {usual_s:.2f} s, down {down_s:.2f} s: {outcome}")
     # The goodbye may have been what was cut: then the job has to end by itself.
     assert board.ends_within(10), board.processes()
     return outcome
@@ -231,11 +230,10 @@ def test_a_cut_at_a_random_moment(seed, usual_s, loopback_board, proxy, networks
 def test_twenty_cuts_at_random_moments(usual_s, loopback_board, proxy, networks, expected):
     outcomes: Counter[str] = Counter()
     seed = 100
-    while sum(outcomes.values()) - outcomes["over before the cut"] < 20:
+    while sum(outcomes.values()) - outcomes["no connection lost"] < 20:
         outcomes[measured_with_a_cut(seed, usual_s, loopback_board, proxy, networks, expected)] += 1
         seed += 1
         assert seed < 200, outcomes
-    print(dict(outcomes))
     assert outcomes["resumed"] >= 18, outcomes
 
 
@@ -255,6 +253,5 @@ def test_a_cut_for_good_is_told_and_nothing_goes_on_there(loopback_board, proxy,
             progress=cut,
             **{**QUICK, "runs": 20000},
         )
-    assert loopback_board.processes(), "the job outlives the connection for its two seconds"
     assert loopback_board.ends_within(10), loopback_board.processes()
     assert loopback_board.jobs() == []

@@ -63,7 +63,7 @@ class TestHelp:
 
     def test_every_command_module_is_listed(self):
         files = {path.stem for path in Path(qtoolkit.cli.__file__).parent.glob("*.py")}
-        shared = {"__init__", "extras", "failure", "main", "options", "output", "progress"}
+        shared = {"__init__", "bench_remote", "extras", "failure", "main", "options", "output", "progress"}
         assert files - shared == set(SHORT_HELP)
 
     @pytest.mark.parametrize("words", _leaf_commands(), ids=" ".join)
