@@ -191,8 +191,8 @@ def test_equals_a_measurement_here(loopback_board, networks, expected):
         assert (theirs.target, theirs.device, theirs.version) == (ours.target, ours.device, ours.version)
         assert theirs.options == ours.options and theirs.input_shapes == ours.input_shapes
         assert theirs.measured is True
-        # The fastest of many: what else this machine does moves a median more than that.
-        assert theirs.min_ms / ours.min_ms == pytest.approx(1, rel=0.4)
+        # Wide, because other work on this machine moves either.
+        assert 0.4 < theirs.p50_ms / ours.p50_ms < 2.5
     assert there.results["relu"].ratio < 1
     assert there.results["silu"].ratio == 1
     assert there.board["cpu"] == here["silu"].device
