@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import getpass
 import json
-from collections.abc import Callable, Sequence
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -356,3 +364,121 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the real photos and networks are not there: {folder}")
     return folder
+
+
+class LoopbackBoard:
+    """This machine as a board: an ssh server of its own on a port of 127.0.0.1, its own keys, folders and ssh client.
+
+    ``device`` is its address; its processes are known by the cache folder in their environment.
+    """
+
+    def __init__(self, root: Path, server: str) -> None:
+        self.root, self.cache, self.server = root, root / "cache", server
+        self.cache.mkdir()
+        self.port = self._free_port()
+        self.user = getpass.getuser()
+        for name in ("host_key", "user_key"):
+            self._run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(root / name))
+        (root / "authorized_keys").write_text((root / "user_key.pub").read_text())
+        self.trust((root / "host_key.pub").read_text())
+        (root / "bin").mkdir()
+        self._write_configuration(shutil.which("ssh") or "ssh")
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        log = (self.root / "sshd.log").open("ab")
+        self.process = subprocess.Popen(
+            [self.server, "-D", "-e", "-f", str(self.root / "sshd_config")], stdin=subprocess.DEVNULL, stderr=log
+        )
+        log.close()
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline and self.process.poll() is None:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+                return
+            time.sleep(0.05)
+        pytest.skip(f"the ssh server does not start here: {(self.root / 'sshd.log').read_text()[-300:]}")
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait()
+
+    @property
+    def device(self) -> str:
+        return self.at(self.port)
+
+    def at(self, port: int, python: str = sys.executable) -> str:
+        return f"ssh://{self.user}@127.0.0.1:{port}{python}"
+
+    def trust(self, host_key: str) -> None:
+        """Take ``host_key`` for that of 127.0.0.1, on any port."""
+        (self.root / "known_hosts").write_text(f"loopback {' '.join(host_key.split()[:2])}\n" if host_key else "")
+
+    def processes(self) -> dict[int, str]:
+        """Process id → command line of whatever runs there, the ssh server itself left out."""
+        found = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if f"XDG_CACHE_HOME={self.cache}".encode() in (folder / "environ").read_bytes().split(b"\0"):
+                    line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+                    if line:
+                        found[int(folder.name)] = line
+        return found
+
+    def ends_within(self, seconds: float) -> bool:
+        """Whether nothing runs there any more, at last after ``seconds``."""
+        deadline = time.monotonic() + seconds
+        while self.processes() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return not self.processes()
+
+    def jobs(self) -> list[Path]:
+        return [path for path in (self.cache / "qtoolkit/board/jobs").glob("*") if path.is_dir()]
+
+    def _write_configuration(self, client: str) -> None:
+        root = self.root
+        (root / "sshd_config").write_text(
+            f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {root}/host_key\nPidFile none\nUsePAM no\n"
+            f"AuthorizedKeysFile {root}/authorized_keys\nStrictModes no\nPasswordAuthentication no\n"
+            "KbdInteractiveAuthentication no\nPermitRootLogin yes\nMaxStartups 100\n"
+            f"SetEnv XDG_CACHE_HOME={self.cache}\n"
+        )
+        (root / "ssh_config").write_text(
+            f"Host *\n  IdentityFile {root}/user_key\n  IdentitiesOnly yes\n  HostKeyAlias loopback\n"
+            f"  UserKnownHostsFile {root}/known_hosts\n  GlobalKnownHostsFile none\n"
+        )
+        wrapper = root / "bin" / "ssh"
+        wrapper.write_text(f'#!/bin/sh\nexec {client} -F {root}/ssh_config "$@"\n')
+        wrapper.chmod(0o755)
+
+    @staticmethod
+    def _free_port() -> int:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            return int(server.getsockname()[1])
+
+    @staticmethod
+    def _run(*command: str) -> None:
+        subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
+
+@pytest.fixture(scope="session")
+def _loopback_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopbackBoard]:
+    server = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+    if server is None or shutil.which("ssh") is None or not Path("/proc/self/environ").exists():
+        pytest.skip("no OpenSSH server and client here (`apt install openssh-server openssh-client`)")
+    if os.getuid() == 0:
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+    board = LoopbackBoard(tmp_path_factory.mktemp("board"), server)
+    board.start()
+    yield board
+    board.stop()
+
+
+@pytest.fixture
+def loopback_board(_loopback_server: LoopbackBoard, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackBoard]:
+    """A board over ssh on this machine; nothing of it runs any more and no job is left after the test."""
+    board = _loopback_server
+    monkeypatch.setenv("PATH", f"{board.root}/bin:{os.environ['PATH']}")
+    yield board
+    assert board.ends_within(5), board.processes()
+    assert board.jobs() == []

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from qtoolkit.cli.bench_modelled import bench_modelled, list_devices_option, precision_option
 from qtoolkit.cli.bench_networks import PHOTOS, at_batch, network_names, open_networks, write_photos
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 _LATER_DEVICES = ("cuda",)
+_MODELLED = frozenset({"models", "device", "precisions", "input_size_wh", "quiet", "as_json"})
+_ON_A_BOARD = _MODELLED - {"precisions"} | {"runtime", "threads", "runs", "data"}
 _EPILOG = """\
 \b
 Examples:
@@ -32,6 +35,7 @@ Examples:
   qtool bench model.float.onnx model.int8.onnx --runtime openvino-cpu
   qtool bench runs/yolov8n-pose/model.*.onnx --data coco --runs 200 --json
   qtool bench model.float.onnx model.int8.onnx --device jetson
+  qtool bench model.float.onnx model.int8.onnx --device ssh://nvidia@orin.local
   qtool bench model.int8.onnx --until 1% --batch 4 --streams 2 --stages --data coco
   qtool bench --compare model.float.onnx model.int8.onnx --max-ratio 0.8
   qtool bench --compare before.json after.json
@@ -74,7 +78,11 @@ class _Percent(_PercentType):
 @list_devices_option
 @precision_option
 @click.option(
-    "--runtime", default="ort-cpu", show_default=True, metavar="NAME", help="ort-cpu or openvino-cpu, on the processor."
+    "--runtime",
+    default="ort-cpu",
+    show_default=True,
+    metavar="NAME",
+    help="ort-cpu or openvino-cpu on the processor; tensorrt (where it is there) or onnxruntime on a board.",
 )
 @threads_option
 @click.option(
@@ -126,8 +134,17 @@ def command(
     **options: Any,
 ) -> None:
     """Measure latency (p50, p90, p99), images per second and GMACs of one or more networks, float or quantized."""
+    from qtoolkit.cli.bench_remote import bench_on_board, board_of
+
+    context = click.get_current_context()
+    if (board := board_of(device)) is not None:
+        _check_options(context, _ON_A_BOARD)
+        return bench_on_board(board, context.params)
     if device.startswith("jetson"):
-        return _model(models, device, options, as_json)
+        _check_options(context, _MODELLED)
+        named = dict(zip(network_names(models), models, strict=True))
+        return bench_modelled(named, device, options["precisions"], options["input_size_wh"], as_json)
+    _check_options(context, frozenset(context.params) - {"precisions"})
     options.pop("precisions")
     _check_device(device)
     _check_compare(models, compare, force, max_ratio)
@@ -145,18 +162,6 @@ def command(
         print_bench(replace(report, comparisons=comparisons if compare else ()), as_json)
     if max_ratio is not None:
         check_max_ratio(comparisons, max_ratio)
-
-
-def _model(models: Sequence[Path], device: str, options: Mapping[str, Any], as_json: bool) -> None:
-    if options["data"] is not None:
-        raise UsageError(
-            "a modelled latency depends on no photos",
-            expected="--data with a device that is measured",
-            found=f"--data {options['data']} with --device {device}",
-            do="leave --data out",
-        )
-    named = dict(zip(network_names(models), models, strict=True))
-    bench_modelled(named, device, options["precisions"], options["input_size_wh"], as_json)
 
 
 def _measured(
@@ -280,10 +285,28 @@ def _check_compare(models: Sequence[Path], compare: bool, force: bool, max_ratio
         )
 
 
+def _check_options(context: click.Context, accepted: Collection[str]) -> None:
+    """Raise UsageError where an option was given that means nothing on this device, rather than ignore it."""
+    names = {each.name: each.opts[0] for each in context.command.params if each.name is not None}
+    given = [
+        names[name]
+        for name in context.params
+        if name not in accepted and context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    ]
+    if given:
+        known = sorted(names[name] for name in accepted if names.get(name, "").startswith("--"))
+        raise UsageError(
+            f"these options cannot be used with --device {context.params['device']}",
+            expected=f"some of {', '.join(known)}",
+            found=", ".join(given),
+            do="leave them out, or measure on another device",
+        )
+
+
 def _check_device(device: str) -> None:
     if device == "cpu":
         return
-    if device.startswith("ssh://") or device.partition("-")[0] in _LATER_DEVICES:
+    if device.partition("-")[0] in _LATER_DEVICES:
         raise UnavailableError(
             f"measuring on {device} comes with a later release",
             expected="--device cpu",

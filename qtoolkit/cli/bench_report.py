@@ -14,10 +14,11 @@ from qtoolkit.cli.output import print_json, print_table
 if TYPE_CHECKING:
     from qtoolkit.bench.comparison import Comparison
     from qtoolkit.bench.latency import LatencyRun
+    from qtoolkit.bench.latency_result import LatencyResult
     from qtoolkit.bench.pose_stages import StageTimes
     from qtoolkit.bench.throughput import ThroughputResult
 
-__all__ = ["BenchReport", "print_bench", "print_comparison"]
+__all__ = ["BenchReport", "print_bench", "print_comparison", "print_latencies"]
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,6 @@ def _causes(run: LatencyRun, find: Any) -> list[str]:
 
 
 def _print_tables(report: BenchReport) -> None:
-    from qtoolkit.quantization.assess import latency_figures
     from qtoolkit.reporting.bench_tables import (
         comparison_lines,
         noise_lines,
@@ -94,14 +94,9 @@ def _print_tables(report: BenchReport) -> None:
         throughput_table,
         until_line,
     )
-    from qtoolkit.reporting.tables import bench_table
 
     results = report.run.results
-    print_table(bench_table([(name, latency_figures(each)) for name, each in results.items()], dict(report.gmacs)))
-    first = next(iter(results.values()))
-    shapes = {shape for result in results.values() for shape in result.input_shapes.values()}
-    sizes = ", ".join("×".join(map(str, shape)) for shape in sorted(shapes))
-    click.echo(f"{first.count} inferences each, in turns of {first.block} · inputs: {report.inputs}, {sizes}")
+    print_latencies(results, report.gmacs, report.inputs)
     click.echo("\n".join(noise_lines(report.run)))
     line = until_line(report.run)
     if line is not None:
@@ -112,6 +107,18 @@ def _print_tables(report: BenchReport) -> None:
         print_table(stages_table(report.stages))
     for text in comparison_lines(report.comparisons):
         click.echo(text)
+
+
+def print_latencies(results: Mapping[str, LatencyResult], gmacs: Mapping[str, float], inputs: str) -> None:
+    """The table of latencies and how they were measured; on stderr what did not settle."""
+    from qtoolkit.quantization.assess import latency_figures
+    from qtoolkit.reporting.tables import bench_table
+
+    print_table(bench_table([(name, latency_figures(each)) for name, each in results.items()], dict(gmacs)))
+    first = next(iter(results.values()))
+    shapes = {shape for result in results.values() for shape in result.input_shapes.values()}
+    sizes = ", ".join("×".join(map(str, shape)) for shape in sorted(shapes))
+    click.echo(f"{first.count} inferences each, in turns of {first.block} · inputs: {inputs}, {sizes}")
     unstable = [name for name, result in results.items() if not result.warm_up_stable]
     if unstable:
         click.echo(f"times did not settle in the warm-up of: {', '.join(unstable)}; the machine is busy", err=True)

@@ -34,7 +34,8 @@ _EPILOG = """\
 \b
 Examples:
   qtool eval yolov8n-pose.onnx --data coco
-  qtool eval runs/yolov8n-pose/model.int8.onnx --data coco --images 300 --json"""
+  qtool eval runs/yolov8n-pose/model.int8.onnx --data coco --images 300 --json
+  qtool eval model.int8.onnx --data coco --device ssh://nvidia@orin.local"""
 
 
 @click.command("eval", epilog=_EPILOG)
@@ -44,6 +45,16 @@ Examples:
 @images_option
 @input_size_option
 @threads_option
+@click.option(
+    "--device",
+    default="cpu",
+    show_default=True,
+    metavar="DEVICE",
+    help="Where the network runs: cpu, or a board at ssh://user@host[:port][/python].",
+)
+@click.option(
+    "--runtime", metavar="NAME", help="On a board: tensorrt or onnxruntime.  [default: tensorrt where it is there]"
+)
 @click.option("--score-threshold", type=_SHARE, help="People with a lower score are dropped.  [default: 0.001]")
 @click.option("--iou-threshold", type=_SHARE, help="Of two boxes that overlap more, one stays.  [default: 0.7]")
 @click.option(
@@ -55,13 +66,22 @@ Examples:
 @quiet_option
 @json_option
 def command(
-    model: Path, data: Path, save_people: Path | None, quiet: bool, as_json: bool, **options: float | str | None
+    model: Path,
+    data: Path,
+    device: str,
+    runtime: str | None,
+    save_people: Path | None,
+    quiet: bool,
+    as_json: bool,
+    **options: float | str | None,
 ) -> None:
     """Measure COCO AP, AP50, AP75, AP-M, AP-L and AR of MODEL, any ONNX pose network, on the part val of a data set."""
+    from qtoolkit.cli.bench_remote import backend_of
     from qtoolkit.data.sources import open_data_source
     from qtoolkit.evaluation.evaluate import evaluate_network
 
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    given |= backend_of(device, runtime)
     if save_people is not None:
         _check_folder(save_people)
     with show_progress(quiet) as progress:
@@ -97,9 +117,10 @@ def _print_record(record: NetworkEvaluation) -> None:
     from qtoolkit.reporting.tables import metrics_table
 
     runtime = record.runtime
+    place = f"{runtime['device']} · " if runtime.get("device") else ""
     width, height = record.input_size_wh
     footer = [
-        f"{runtime['runtime']} {runtime['version']} · threads {runtime['threads']} · input {width}×{height} · "
+        f"{place}{runtime['runtime']} {runtime['version']} · threads {runtime['threads']} · input {width}×{height} · "
         f"head {record.head} · score threshold {record.score_threshold:g} · IoU threshold {record.iou_threshold:g}",
         f"{record.data} · network {record.model_sha256[:12]} · data {record.data_sha256[:12]}",
     ]

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from qtoolkit.artifacts.files import sha256_file
 from qtoolkit.backends.onnxruntime_cpu import OnnxRuntimeCpu
-from qtoolkit.backends.runner import Condition
+from qtoolkit.backends.runner import Condition, Runner
 from qtoolkit.data.coco import CocoKeypoints
 from qtoolkit.data.people import People
 from qtoolkit.data.samples import Samples, SkippedImage
@@ -82,23 +82,27 @@ def evaluate_network(
     threads: int | None = None,
     score_threshold: float = DEFAULT_SCORE_THRESHOLD,
     iou_threshold: float = DEFAULT_IOU_THRESHOLD,
+    backend: Callable[..., Runner] = OnnxRuntimeCpu,
+    workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> EvaluationResult:
-    """Run a network in ONNX Runtime on the evaluation part of ``source``, and compare what it finds with the labels.
+    """Run a network on the evaluation part of ``source``, and compare what it finds with the labels.
 
     The file itself is run; where it leaves a dimension of its input open, or ``input_size_wh`` is given, a copy with
     a fixed input (``prepare_network``). ``images`` takes the first so many photos by id. ``head``: KIND or KIND:OUTPUT
     where the outputs fit several. Thresholds (0–1): see ``PoseNetwork``. ``progress`` is called with (done, total).
+    ``backend`` makes the runner from the network and ``threads``, such as a board; ``workers`` photos are under way at
+    a time, which such a runner may need.
 
     Raises ModelFileError for a file that is no network or does not run, HeadError where no head fits or its keypoints
     are not those of the labels, DataSetError for a data set without labels, faulty labels, or no usable photo.
     """
     network = runnable_network(model, input_size_wh)
-    with OnnxRuntimeCpu(network, threads=threads) as runner:
+    with backend(network, threads=threads) as runner:
         poses = PoseNetwork.from_runner(runner, head, score_threshold, iou_threshold)
         _check_keypoints(poses, model)
         samples, labels = _labelled_samples(source, images)
-        people, failures = predict_set(poses, samples, progress)
+        people, failures = predict_set(poses, samples, progress, workers=workers)
         conditions = runner.conditions()
     skipped = (*samples.skipped, *failures)
     record = NetworkEvaluation(
