@@ -123,10 +123,10 @@ def _without_float_casts(model: onnx.ModelProto) -> onnx.ModelProto:
             node.input[position] = source.get(tensor, tensor)
         if _is_float_cast(view, node):
             source[node.output[0]] = node.input[0]
-            if node.output[0] not in view.outputs:
-                continue
-            node = helper.make_node("Identity", [node.input[0]], [node.output[0]], name=node_name(node))
-        nodes.append(node)
+            if node.output[0] in view.outputs:
+                nodes.append(helper.make_node("Identity", [node.input[0]], [node.output[0]], name=node_name(node)))
+        else:
+            nodes.append(node)
     rewrite_graph_(copy, nodes, [])
     return copy
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
-import onnx
 import pytest
 from onnx import TensorProto, checker, helper, numpy_helper
 
