@@ -40,6 +40,7 @@ class Target(BaseModel):
     - ``concat_forces_inputs``: a Concat that is read at 16 bit forces the layers behind its inputs to 16 bit (TIDL).
     - ``strongly_typed``: each tensor is computed in the type the graph gives it, so networks are built from the form
       that ``graph/strongly_typed.py`` makes, with fp16 tensors; ``half_scales``: and fp16 scales.
+    - ``needs_engine``: its runtime opens engines that ``qtool build`` makes, on a GPU; not ONNX networks.
     - ``opsets``: lowest and highest opset of a quantized network there; None where any will do.
     - ``wide_is_slower_note``: what a table must say of 16-bit latency on this target.
     """
@@ -67,6 +68,7 @@ class Target(BaseModel):
     concat_forces_inputs: bool = False
     strongly_typed: bool = False
     half_scales: bool = False
+    needs_engine: bool = False
     opsets: tuple[int, int] | None = None
     wide_is_slower_note: str = ""
 

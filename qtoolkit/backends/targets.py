@@ -75,13 +75,13 @@ _TENSORRT = Target(
     quantize_layer_outputs=False,
     shape_ops=_SHAPE_OPS,
     quantize_residual_adds=True,
+    needs_engine=True,
     opsets=(13, 17),
 )
 
 _TENSORRT_STRONG = _TENSORRT.model_copy(
     update={
         "name": "tensorrt-strong",
-        "backend": "tensorrt-strong",
         "description": "NVIDIA TensorRT 10.x and 11, strongly typed: fp16 tensors, Q/DQ with fp16 scales",
         "strongly_typed": True,
         "half_scales": True,

@@ -13,9 +13,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from qtoolkit.backends.tensorrt_messages import message_recorder
 from qtoolkit.errors import QtoolError
 
-__all__ = ["EngineLayer", "Int8Check", "check_int8", "engine_layers", "inspect_engine", "onnx_nodes_in"]
+__all__ = ["EngineLayer", "Int8Check", "check_int8", "engine_layers", "inspect_engine", "inspect_plan", "onnx_nodes_in"]
 
 _METADATA = re.compile(r"\[ONNX Layer: (.*?)\]\x1e?(?=\x1e|\[ONNX Layer: |$)")
 _SPLIT = re.compile(r" \+ | \|\| |, |\x1e")
@@ -50,6 +51,14 @@ def inspect_engine(trt: Any, engine: Any, onnx_nodes: Collection[str]) -> tuple[
     """The layers of an open engine that was built with detailed verbosity."""
     text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
     return engine_layers(text, onnx_nodes)
+
+
+def inspect_plan(trt: Any, plan: bytes, onnx_nodes: Collection[str]) -> tuple[EngineLayer, ...]:
+    """The same of an engine's bytes. Call it only where a driver answers, on the GPU that it was built for."""
+    engine = trt.Runtime(message_recorder(trt)).deserialize_cuda_engine(plan)
+    if engine is None:
+        raise _no_details("an engine that TensorRT cannot load")
+    return inspect_engine(trt, engine, onnx_nodes)
 
 
 def engine_layers(text: str, onnx_nodes: Collection[str]) -> tuple[EngineLayer, ...]:

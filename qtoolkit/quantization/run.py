@@ -84,8 +84,8 @@ class Run:
 
     @property
     def runs_here(self) -> bool:
-        """Whether the target's own runtime can run on this machine."""
-        return self.target.backend in RUNNERS
+        """Whether the target's own runtime can run these networks on this machine."""
+        return self.target.backend in RUNNERS and not self.target.needs_engine
 
     @property
     def unit(self) -> BudgetUnit:
@@ -157,7 +157,7 @@ def open_run(recipe: Recipe, progress: Progress = lambda stage, done, total: Non
 
 def _check_backend(target: Target, recipe: Recipe) -> None:
     """Raise UnavailableError where the target's library is missing, UsageError for what only ort-cpu can measure."""
-    if target.backend in RUNNERS:
+    if target.backend in RUNNERS and not target.needs_engine:
         runner_class(target.backend)
     if recipe.mixed_by == "latency" and target.backend != "ort-cpu":
         raise UsageError(
