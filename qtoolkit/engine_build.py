@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import onnx
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 import qtoolkit
@@ -22,6 +23,7 @@ from qtoolkit.backends.onnxruntime_cpu import int8_convolutions
 from qtoolkit.backends.table import open_runner, runner_class
 from qtoolkit.backends.targets import TARGETS, find_target
 from qtoolkit.backends.tensorrt_builder import BuildSettings, BuiltEngine, build_engine
+from qtoolkit.backends.tensorrt_gpu import TensorRtGpu
 from qtoolkit.backends.tensorrt_inspector import Int8Check, check_int8, inspect_plan
 from qtoolkit.backends.tensorrt_library import TensorRtName, load_tensorrt
 from qtoolkit.backends.tensorrt_messages import counted, problems
@@ -34,7 +36,7 @@ from qtoolkit.graph.qdq_lint import lint_qdq
 from qtoolkit.graph.strongly_typed import strongly_typed
 from qtoolkit.graph.view import node_name
 
-__all__ = ["BUILD_TARGETS", "BuildOptions", "BuildResult", "build"]
+__all__ = ["BUILD_TARGETS", "BuildOptions", "BuildResult", "build", "engine_node_times"]
 
 BUILD_TARGETS = tuple(name for name, target in TARGETS.items() if target.backend != "tidl")
 """Targets that ``build`` makes something for."""
@@ -109,6 +111,18 @@ def build(options: BuildOptions, progress: Callable[[str], None] = lambda stage:
         return _build_onnx(options, target, model, out / f"{stem}.{target.name}.onnx")
     progress("building the engine")
     return _build_engine(options, target, library, gpu, model, out / f"{stem}.{target.name}.engine")
+
+
+def engine_node_times(
+    model: onnx.ModelProto, target: Target, feeds: Mapping[str, NDArray[Any]], folder: Path
+) -> dict[str, float]:
+    """Milliseconds per node of ``model``, in an engine that is built for it in ``folder`` and profiled on the GPU."""
+    path = folder / "profiled.onnx"
+    write_bytes(path, model.SerializeToString(deterministic=True))
+    result = build(BuildOptions(model=path, target=target.name, out=folder))
+    nodes = [node_name(node) for node in model.graph.node]
+    with TensorRtGpu(result.file, onnx_sha256=result.onnx_sha256) as runner:
+        return runner.node_times_ms(feeds, nodes, frozenset(layer_precisions(model)))
 
 
 def _check_options(options: BuildOptions, target: Target) -> None:

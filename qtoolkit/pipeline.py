@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from qtoolkit.bench.environment import capture_environment
 from qtoolkit.bench.latency import measure_latency
 from qtoolkit.data.people import People
 from qtoolkit.data.samples import SkippedImage
+from qtoolkit.engine_build import engine_node_times
 from qtoolkit.evaluation.pose_network import PoseNetwork, predict_set
 from qtoolkit.evaluation.predictions import read_predictions, write_predictions
 from qtoolkit.numerics.ranges import RangeEstimator
@@ -163,7 +165,12 @@ def _with_times(run: Run, quantizer: Quantizer, ranking: Sensitivity) -> Sensiti
     plans = [run.uniform_plan(precision) for precision in (run.wide, Precision.INT8)]
     wide_model, int8_model = (quantizer.quantize(plan).model for plan in plans)
     feed = next(iter(run.calibration_feeds()))
-    times = added_ms(wide_model, int8_model, frozenset(names), feed, run.recipe.threads)
+    measure = None
+    if run.target.needs_engine:
+        measure = partial(
+            engine_node_times, target=run.target, feeds=feed, folder=run.store.path("engines", "x").parent
+        )
+    times = added_ms(wide_model, int8_model, frozenset(names), feed, run.recipe.threads, measure)
     rows = tuple(row.model_copy(update={"added_ms": times[row.layer]}) for row in ranking.layers)
     return ranking.model_copy(update={"layers": rows})
 

@@ -33,7 +33,7 @@ def pycuda_module(memory, monkeypatch):
     context = SimpleNamespace(push=lambda: driver.stack.append(1))
     driver.init = lambda: None
     driver.Device = lambda index: SimpleNamespace(retain_primary_context=lambda: context)
-    driver.Context = SimpleNamespace(pop=lambda: driver.stack.pop())
+    driver.Context = SimpleNamespace(pop=driver.stack.pop)
     driver.Stream = lambda: SimpleNamespace(handle=7, synchronize=lambda: None)
 
     class Allocation(int):

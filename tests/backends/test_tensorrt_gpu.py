@@ -14,10 +14,12 @@ from qtoolkit.backends.nvidia_driver import gpu_or_none
 from qtoolkit.backends.onnxruntime_cpu import OnnxRuntimeCpu
 from qtoolkit.backends.targets import find_target
 from qtoolkit.backends.tensorrt_gpu import TensorRtGpu
-from qtoolkit.engine_build import BuildOptions, build
+from qtoolkit.engine_build import BuildOptions, build, engine_node_times
 from qtoolkit.errors import ModelFileError, UnavailableError, UsageError
+from qtoolkit.graph.layer_precisions import layer_precisions
 from qtoolkit.graph.load import prepare_network
 from qtoolkit.quantization.calibrate import calibrate, calibration_tensors
+from qtoolkit.quantization.layer_times import added_ms, layer_times_ms
 from qtoolkit.quantization.ptq import Quantizer
 
 
@@ -112,6 +114,19 @@ def test_times_of_its_layers_carry_names_of_the_network(engine, network):
     with TensorRtGpu(engine[0]) as runner:
         times = runner.node_times_ms(images(), nodes, layers, runs=3, warm_up=1)
     assert set(layers) <= set(times) and times[layers[0]] == 0.25
+
+
+def test_selection_gets_the_times_of_layers_from_an_engine(install_tensorrt, network, tmp_path):
+    install_tensorrt("10.3")
+    target, model = find_target("tensorrt"), onnx.load(network)
+    layers = frozenset(layer_precisions(model))
+
+    def measure(each):
+        return engine_node_times(each, target, images(), tmp_path)
+
+    times = layer_times_ms(model, layers, images(), node_times=measure)
+    assert set(times) == layers and all(ms >= 0.25 for ms in times.values())
+    assert added_ms(model, model, layers, images(), node_times=measure) == dict.fromkeys(layers, 0.0)
 
 
 def test_tells_which_layers_run_in_int8(engine, network):

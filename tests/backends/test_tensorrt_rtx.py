@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from qtoolkit.engine_build import BuildOptions, build
 from qtoolkit.errors import ModelFileError, UnavailableError, UsageError
 from qtoolkit.graph.default_network import default_network
 from qtoolkit.graph.load import load_network, network_input, prepare_network
+from qtoolkit.graph.strongly_typed import strongly_typed
 from qtoolkit.quantization.calibrate import calibrate, calibration_tensors
 from qtoolkit.quantization.feeds import image_feeds
 from qtoolkit.quantization.ptq import Quantizer
@@ -54,9 +54,7 @@ def write_variants(model, feeds, folder):
 def noise(model, count=2):
     spec = network_input(model)
     width, height = spec.input_size_wh
-    return [
-        {spec.name: np.random.default_rng(i).random((1, 3, height, width), dtype=np.float32)} for i in range(count)
-    ]
+    return [{spec.name: np.random.default_rng(i).random((1, 3, height, width), dtype=np.float32)} for i in range(count)]
 
 
 def check_builds(files, out):
@@ -94,8 +92,6 @@ def test_every_variant_of_a_real_network_builds_without_a_warning(real_data, tmp
 
 
 def test_it_warns_of_fp16_scales_so_the_target_keeps_float32_ones(tiny):
-    from qtoolkit.graph.strongly_typed import strongly_typed  # noqa: PLC0415
-
     trt = load_tensorrt("tensorrt_rtx")
     half = strongly_typed(onnx.load(tiny["int8"]), opset=19)
     said = build_engine(trt, half, BuildSettings(strongly_typed=True), "half").messages
@@ -125,9 +121,9 @@ def test_its_weak_dialect_does_not_exist(tiny):
 
 def test_cards_it_does_not_know_are_refused(tiny, tmp_path):
     assert "8.6" in rtx_capabilities()
-    with pytest.raises(UsageError, match="no engine for compute capability 5.3"):
+    with pytest.raises(UsageError, match=r"no engine for compute capability 5\.3"):
         build(BuildOptions(model=tiny["int8"], target="tensorrt-rtx", out=tmp_path, compute_capabilities=("5.3",)))
-    assert not os.listdir(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(gpu_or_none() is not None, reason="this machine has a GPU")
