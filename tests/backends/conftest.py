@@ -219,7 +219,7 @@ def _declare_building(module: Any, declare: Callable[[type], type], log: dict[st
             return profile()
 
         def build_serialized_network(self, network: Any, config: Any) -> bytes | None:
-            log["verbosity"] = config.profiling_verbosity.name
+            log["verbosity"] = getattr(getattr(config, "profiling_verbosity", None), "name", "default")
             self._logger.log(SimpleNamespace(name="WARNING"), log.get("say", "a warning"))
             return None if log.get("fails") else network._model.SerializeToString()
 
