@@ -32,8 +32,10 @@ from qtoolkit.data.sources import open_data_source
 from qtoolkit.engine_build import BuildOptions, BuildResult, build
 from qtoolkit.evaluation.coco_ap import coco_keypoint_ap
 from qtoolkit.evaluation.pose_network import PoseNetwork, predict_set
+from qtoolkit.graph.load import network_input
 from qtoolkit.graph.strongly_typed import strongly_typed
 from qtoolkit.numerics.similarity import sqnr_db
+from qtoolkit.quantization.feeds import image_feeds
 
 WARM_UP = 50
 LARGEST_DB = 200.0
@@ -81,7 +83,7 @@ def measured_row(
     with TensorRtGpu(built.file) as runner:
         poses = PoseNetwork.from_runner(runner)
         people, _ = predict_set(poses, samples)
-        feeds = {runner.input_names[0]: np.random.default_rng(0).random(input_shape(runner), dtype=np.float32)}
+        feeds = next(iter(image_feeds([next(iter(samples)).path], network_input(onnx.load(path)))))
         conditions = dict(runner.conditions())
         plain = PlainEngine(plan_of_plain_build(path, built.target), feeds)
         ours, theirs = in_turns([lambda: runner.infer(feeds), plain.infer], runs)
@@ -105,10 +107,6 @@ def measured_row(
         metrics = coco_keypoint_ap(samples.annotations.ground_truth(people), people, people)
         update |= {name: getattr(metrics, name) for name in ("ap", "ap50", "ap75", "ap_m", "ap_l", "ar")}
     return row.model_copy(update=update)
-
-
-def input_shape(runner: TensorRtGpu) -> tuple[int, ...]:
-    return tuple(size or 1 for size in next(iter(runner.input_shapes.values())))
 
 
 def nearness(path: Path, runner: TensorRtGpu, feeds: Mapping[str, Any]) -> float:

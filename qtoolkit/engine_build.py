@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 import qtoolkit
-from qtoolkit.artifacts.files import prepare_out_dir, sha256_bytes, write_bytes
+from qtoolkit.artifacts.files import prepare_out_dir, sha256_bytes, sha256_file, write_bytes
 from qtoolkit.artifacts.target import Target
 from qtoolkit.backends.engine_file import EngineRecord, machine_name, sidecar_path, write_engine
 from qtoolkit.backends.nvidia_driver import Gpu, find_gpu, gpu_or_none
@@ -61,7 +61,8 @@ class BuildOptions(BaseModel):
 
 
 class BuildResult(BaseModel):
-    """What ``build`` made. ``file`` is what the runtime opens, ``record`` the file beside an engine.
+    """What ``build`` made. ``file`` is what the runtime opens, ``record`` the file beside an engine; ``onnx_sha256`` is
+    that of the file it was built from.
 
     ``layers`` counts the network's layers by precision. ``int8_layers`` are those that the runtime runs in int8, None
     where only the device could tell; ``not_int8`` those that should and do not, with the reason as far as it is told.
@@ -164,7 +165,7 @@ def _build_engine(
     options: BuildOptions, target: Target, library: TensorRtName, gpu: Gpu | None, model: onnx.ModelProto, path: Path
 ) -> BuildResult:
     precisions = layer_precisions(model)
-    source_sha256 = sha256_bytes(model.SerializeToString(deterministic=True))
+    source_sha256 = sha256_file(options.model)
     if target.strongly_typed and target.opsets is not None:
         model = strongly_typed(model, opset=target.opsets[0])
     findings = lint_qdq(model, target)
@@ -273,7 +274,7 @@ def _build_onnx(options: BuildOptions, target: Target, model: onnx.ModelProto, p
         target=target.name,
         file=path,
         record=None,
-        onnx_sha256=sha256_bytes(content),
+        onnx_sha256=sha256_file(options.model),
         library=str(conditions["runtime"]),
         version=str(conditions["version"]),
         built_for=(),

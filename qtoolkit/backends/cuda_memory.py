@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -190,7 +191,10 @@ class _CudaPython(Cuda):
     def pinned(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
         size = max(int(np.prod(shape)) * np.dtype(dtype).itemsize, 1)
         address = int(self._call("cudaHostAlloc", size, 0))
-        memory = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
+        block = (ctypes.c_uint8 * size).from_address(address)
+        # The arrays hold the block; when the last one goes, so does the memory.
+        weakref.finalize(block, self._runtime.cudaFreeHost, address).atexit = False
+        memory = np.ctypeslib.as_array(block)
         return np.asarray(memory[: int(np.prod(shape)) * np.dtype(dtype).itemsize].view(dtype).reshape(shape))
 
     def to_device(self, buffer: DeviceBuffer, array: NDArray[Any], stream: Stream) -> None:

@@ -20,7 +20,7 @@ _SCHEMA = 1
 
 
 class EngineRecord(BaseModel):
-    """What an engine was made of, with and for. ``onnx_sha256`` is that of the network it was built from.
+    """What an engine was made of, with and for. ``onnx_sha256`` is that of the ONNX file it was built from.
 
     ``gpu`` is None and ``compute_capabilities`` name GPUs, for an engine that was built ahead of time; otherwise it is
     for that very GPU.

@@ -21,6 +21,7 @@ __all__ = ["EngineLayer", "Int8Check", "check_int8", "engine_layers", "inspect_e
 _METADATA = re.compile(r"\[ONNX Layer: (.*?)\]\x1e?(?=\x1e|\[ONNX Layer: |$)")
 _SPLIT = re.compile(r" \+ | \|\| |, |\x1e")
 _DRESSING = re.compile(r"^(?:PWN\()+|\)+$")
+_REFORMAT = "Reformatting CopyNode"
 _INT8 = re.compile(r"\bint8\b", re.IGNORECASE)
 _HALF = re.compile(r"\b(fp16|half|float16)\b", re.IGNORECASE)
 _FLOAT = re.compile(r"\b(fp32|float|float32|tf32)\b", re.IGNORECASE)
@@ -79,7 +80,7 @@ def engine_layers(text: str, onnx_nodes: Collection[str]) -> tuple[EngineLayer, 
 def onnx_nodes_in(name: str, metadata: str, known: Collection[str]) -> tuple[str, ...]:
     """The ONNX nodes that a layer of an engine computes, from its metadata or else its name; only ``known`` ones."""
     told = [found for found in _METADATA.findall(metadata) if found in known]
-    if not told:
+    if not told and not name.startswith(_REFORMAT):
         parts = [_DRESSING.sub("", part.strip()) for part in _SPLIT.split(name)]
         told = [part for part in parts if part in known]
     return tuple(dict.fromkeys(told))

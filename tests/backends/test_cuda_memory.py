@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
 import types
 from types import SimpleNamespace
@@ -58,6 +59,7 @@ def cuda_module(memory, monkeypatch):
     results = {
         "cudaSetDevice": lambda index: (), "cudaStreamCreate": lambda: (7,),
         "cudaMalloc": lambda size: (memory.new(size),), "cudaFree": lambda address: memory.blocks.pop(address) and (),
+        "cudaFreeHost": lambda address: memory.blocks.pop(address) and (),
         "cudaHostAlloc": lambda size, flags: (memory.new(size),),
         "cudaMemcpyAsync": lambda to, source, size, kind, stream: ctypes.memmove(to, source, size) and (),
         "cudaStreamSynchronize": lambda stream: (), "cudaStreamBeginCapture": lambda stream, mode: (),
@@ -135,6 +137,19 @@ def test_a_graph_is_recorded_and_launched(monkeypatch):
     assert [call for call in runtime.calls if call != "cudaStreamCreate"] == [
         "cudaStreamBeginCapture", "work", "cudaStreamEndCapture", "cudaGraphInstantiate", "cudaGraphLaunch"
     ]  # fmt: skip
+
+
+def test_page_locked_memory_goes_with_the_last_array_on_it(monkeypatch):
+    memory = Blocks()
+    cuda_module(memory, monkeypatch)
+    array = open_cuda().pinned((4,), np.float32)
+    part = array[1:]
+    del array
+    gc.collect()
+    assert len(memory.blocks) == 1
+    del part
+    gc.collect()
+    assert not memory.blocks
 
 
 def test_failures_are_told(monkeypatch):

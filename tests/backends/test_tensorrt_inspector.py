@@ -28,7 +28,7 @@ def read(*layers):
         ("/model.0/conv/Conv || /model.1/conv/Conv", "", [0, 3]),
         ("__myl_ConvMulSig_0x12", "[ONNX Layer: /model.0/conv/Conv]\x1e[ONNX Layer: /model.0/act/Mul]", [0, 2]),
         ("__myl_Conv", "[ONNX Layer: /model.1/conv/Conv]", [3]),
-        ("Reformatting CopyNode for Input Tensor 0 to /model.0/conv/Conv", "", []),
+        ("Reformatting CopyNode for Input Tensor 0 to /model.0/conv/Conv + /model.0/act/Mul", "", []),
     ],
     ids=["plain", "with its weight", "pointwise", "side by side", "metadata of several", "metadata", "reformat"],
 )
