@@ -28,6 +28,7 @@ from qtoolkit.bench.environment import capture_environment
 from qtoolkit.bench.latency import measure_latency
 from qtoolkit.data.people import People
 from qtoolkit.data.samples import SkippedImage
+from qtoolkit.engine_build import engine_node_times
 from qtoolkit.evaluation.pose_network import PoseNetwork, predict_set
 from qtoolkit.evaluation.predictions import read_predictions, write_predictions
 from qtoolkit.numerics.ranges import RangeEstimator
@@ -36,10 +37,10 @@ from qtoolkit.quantization.bias_correction import input_means, read_means, write
 from qtoolkit.quantization.budget_plan import PlanMaker
 from qtoolkit.quantization.calibrate import CalibrationStatistics, calibrate, calibration_key, calibration_tensors
 from qtoolkit.quantization.frontier_run import frontier_of, search_plan
-from qtoolkit.quantization.layer_times import added_ms
-from qtoolkit.quantization.modelled_times import device_inputs, modelled_added_ms, modelled_latencies
+from qtoolkit.quantization.modelled_times import device_inputs, modelled_latencies
 from qtoolkit.quantization.plan_judge import better_network
 from qtoolkit.quantization.ptq import Quantizer
+from qtoolkit.quantization.ranked_times import with_times
 from qtoolkit.quantization.run import Progress, Run, open_run
 from qtoolkit.quantization.score import score_variants
 from qtoolkit.quantization.sensitivity import analyse_sensitivity
@@ -152,24 +153,11 @@ def rank_stage(run: Run, quantizer: Quantizer) -> Sensitivity:
             progress=lambda done: run.progress("ranking layers", done, photos * len(layers)),
         )  # fmt: skip
         if run.unit == "latency":
-            ranking = _with_times(run, quantizer, ranking)
+            ranking = with_times(run, quantizer, ranking, engine_node_times)
         ranking.write(path)
 
     run.store.run("rank", inputs, [path], make)
     return Sensitivity.read(path)
-
-
-def _with_times(run: Run, quantizer: Quantizer, ranking: Sensitivity) -> Sensitivity:
-    if run.recipe.device is not None:
-        times = modelled_added_ms(run.model, run.recipe.device)
-    else:
-        plans = [run.uniform_plan(precision) for precision in (run.wide, Precision.INT8)]
-        wide_model, int8_model = (quantizer.quantize(plan).model for plan in plans)
-        feed = next(iter(run.calibration_feeds()))
-        names = frozenset(layer.name for layer in run.layers)
-        times = added_ms(wide_model, int8_model, names, feed, run.recipe.threads)
-    rows = tuple(row.model_copy(update={"added_ms": times[row.layer]}) for row in ranking.layers)
-    return ranking.model_copy(update={"layers": rows})
 
 
 def select_stage(run: Run, quantizer: Quantizer, sensitivity: Sensitivity | None) -> PrecisionPlan | None:

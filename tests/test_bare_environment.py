@@ -52,7 +52,7 @@ cli(args={arguments!r}, prog_name="qtool", standalone_mode=False)
 """
 _COMMANDS = (
     ("quantize",), ("sensitivity",), ("eval",), ("bench",), ("run",), ("data",), ("data", "check"), ("data", "synth"),
-    ("doctor",), ("export",), ("train",), ("retrain",),
+    ("doctor",), ("export",), ("train",), ("retrain",), ("build",),
 )  # fmt: skip
 
 

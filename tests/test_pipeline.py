@@ -392,7 +392,7 @@ class TestByLatency:
     def test_layers_are_timed_and_the_budget_is_one_of_time(self, again, calls, monkeypatch):
         times = {}
 
-        def timed(wide_model, int8_model, layers, feed, threads):
+        def timed(wide_model, int8_model, layers, feed, threads, node_times=None):
             types = [{tensor.data_type for tensor in model.graph.initializer} for model in (wide_model, int8_model)]
             assert onnx.TensorProto.FLOAT16 in types[0] - types[1]
             assert onnx.TensorProto.INT8 in types[1] - types[0]
@@ -426,7 +426,7 @@ class TestByLatency:
         shutil.copytree(data, copy)
         seen = []
 
-        def timed(wide_model, int8_model, layers, feed, threads):
+        def timed(wide_model, int8_model, layers, feed, threads, node_times=None):
             seen.append(feed["images"].shape)
             return dict.fromkeys(layers, 1.0)
 

@@ -34,9 +34,15 @@ def yes(value: bool) -> str:
     return "yes" if value else "no"
 
 
+def runs(target: Target) -> bool:
+    return target.backend in RUNNERS and not target.needs_engine
+
+
 ROWS = {
-    "AP is measured": lambda t: "on its own runtime" if t.backend in RUNNERS else "in ONNX Runtime, simulated",
-    "latency is measured": lambda t: yes(t.backend in RUNNERS),
+    "AP is measured": lambda t: "on its own runtime" if runs(t) else "in ONNX Runtime, simulated",
+    "latency is measured": lambda t: "of engines, on a GPU" if t.needs_engine else yes(runs(t)),
+    "types of tensors": lambda t: "as the graph says" if t.strongly_typed or not t.needs_engine else "the builder's",
+    "opset of 8-bit networks": lambda t: "any" if t.opsets is None else "–".join(map(str, sorted(set(t.opsets)))),
     "8-bit activations": lambda t: grid(t.activation_8bit),
     "unsigned where never below 0": lambda t: yes(t.unsigned_where_nonnegative),
     "8-bit weights": weights,

@@ -38,6 +38,10 @@ class Target(BaseModel):
     - ``unsigned_where_nonnegative``: a tensor that calibration never saw below 0 takes the unsigned form of its grid.
     - ``corrects_bias``: the mean error of rounded weights is taken off the biases, which must then be integers.
     - ``concat_forces_inputs``: a Concat that is read at 16 bit forces the layers behind its inputs to 16 bit (TIDL).
+    - ``strongly_typed``: each tensor is computed in the type the graph gives it, so networks are built from the form
+      that ``graph/strongly_typed.py`` makes, with fp16 tensors; ``half_scales``: and fp16 scales.
+    - ``needs_engine``: its runtime opens engines that ``qtool build`` makes, on a GPU; not ONNX networks.
+    - ``opsets``: lowest and highest opset of a quantized network there; None where any will do.
     - ``wide_is_slower_note``: what a table must say of 16-bit latency on this target.
     """
 
@@ -62,6 +66,10 @@ class Target(BaseModel):
     unsigned_where_nonnegative: bool = False
     corrects_bias: bool = False
     concat_forces_inputs: bool = False
+    strongly_typed: bool = False
+    half_scales: bool = False
+    needs_engine: bool = False
+    opsets: tuple[int, int] | None = None
     wide_is_slower_note: str = ""
 
     @property

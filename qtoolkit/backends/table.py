@@ -20,6 +20,8 @@ RUNNERS: Mapping[str, str] = MappingProxyType(
     {
         "ort-cpu": "qtoolkit.backends.onnxruntime_cpu:OnnxRuntimeCpu",
         "openvino-cpu": "qtoolkit.backends.openvino_cpu:OpenVinoCpu",
+        "tensorrt": "qtoolkit.backends.tensorrt_gpu:TensorRtGpu",
+        "tensorrt-rtx": "qtoolkit.backends.tensorrt_rtx:TensorRtRtx",
     }
 )
 """Backend name → ``module:Class``."""

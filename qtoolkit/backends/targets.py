@@ -75,6 +75,30 @@ _TENSORRT = Target(
     quantize_layer_outputs=False,
     shape_ops=_SHAPE_OPS,
     quantize_residual_adds=True,
+    needs_engine=True,
+    opsets=(13, 17),
+)
+
+_TENSORRT_STRONG = _TENSORRT.model_copy(
+    update={
+        "name": "tensorrt-strong",
+        "description": "NVIDIA TensorRT 10.x and 11, strongly typed: fp16 tensors, Q/DQ with fp16 scales",
+        "strongly_typed": True,
+        "half_scales": True,
+        # What TensorRT 10.0 reads of the opsets that have fp16 scales.
+        "opsets": (19, 20),
+    }
+)
+
+_TENSORRT_RTX = _TENSORRT_STRONG.model_copy(
+    update={
+        "name": "tensorrt-rtx",
+        "backend": "tensorrt-rtx",
+        "description": "NVIDIA TensorRT-RTX for GeForce and RTX cards, strongly typed, engines built ahead of time",
+        # It computes with float32 scales, which Q/DQ of fp16 tensors have from opset 23 on, and warns of others.
+        "half_scales": False,
+        "opsets": (23, 23),
+    }
 )
 
 _TIDL = Target(
@@ -100,7 +124,9 @@ _TIDL = Target(
     concat_forces_inputs=True,
 )
 
-TARGETS: Mapping[str, Target] = MappingProxyType({row.name: row for row in (_ORT_CPU, _OPENVINO_CPU, _TENSORRT, _TIDL)})
+TARGETS: Mapping[str, Target] = MappingProxyType(
+    {row.name: row for row in (_ORT_CPU, _OPENVINO_CPU, _TENSORRT, _TENSORRT_STRONG, _TENSORRT_RTX, _TIDL)}
+)
 """Name → target; the first is the default."""
 
 

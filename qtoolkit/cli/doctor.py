@@ -5,13 +5,16 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 from collections.abc import Collection, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from qtoolkit.cli.options import json_option
 from qtoolkit.cli.output import print_json
 from qtoolkit.errors import GateFailed, UnavailableError
+
+if TYPE_CHECKING:
+    from qtoolkit.artifacts.target import Target
 
 __all__ = ["command", "int8_advice"]
 
@@ -33,7 +36,7 @@ _BASE = {
 _OPTIONAL = {
     "torch": ("train", "training, retraining SiLU to ReLU, export, --metric fisher"),
     "tensorrt": ("tensorrt", "engines for NVIDIA devices"),
-    "pycuda": ("tensorrt", "engines for NVIDIA devices"),
+    "pycuda": ("tensorrt", "running engines; cuda-python does it too"),
     "tensorrt_rtx": ("rtx", "engines for NVIDIA RTX graphics cards"),
     "openvino": ("openvino", "Intel processors"),
 }
@@ -42,7 +45,7 @@ _OPTIONAL = {
 _EXTRA_OF = {"openvino-cpu": "openvino"}
 """Backend → the extra that brings its library."""
 
-_USED = frozenset({"torch", "openvino"})
+_USED = frozenset({"torch", "openvino", "tensorrt", "pycuda", "tensorrt_rtx"})
 
 # Broken packages fail on import in more ways than ImportError: a wrong binary interface, a missing system library.
 _IMPORT_FAULTS = (ImportError, AttributeError, OSError, RuntimeError, TypeError, ValueError)
@@ -148,15 +151,18 @@ def _machine() -> dict[str, Any]:
         "environment": environment.model_dump(mode="json"),
         "int8": int8_advice(environment.architecture, environment.cpu_flags),
         "targets": [
-            {"name": target.name, "description": target.description, **_usability(target.backend)}
+            {"name": target.name, "description": target.description, **_usability(target)}
             for target in TARGETS.values()
         ],
     }
 
 
-def _usability(backend: str) -> dict[str, Any]:
+def _usability(target: Target) -> dict[str, Any]:
     from qtoolkit.backends.table import RUNNERS, runner_class
 
+    backend = target.backend
+    if target.needs_engine:
+        return _engine_usability(backend)
     if backend not in RUNNERS:
         note = "networks for it are made here, and their AP measured with ONNX Runtime; to run on it comes later"
         return {"usable": False, "note": note, "extra": backend}
@@ -167,6 +173,22 @@ def _usability(backend: str) -> dict[str, Any]:
         advice = f"; pip install 'qtoolkit[{extra}]'" if extra else ""
         return {"usable": False, "note": f"{error.found}{advice}", "extra": extra}
     return {"usable": True, "note": "makes, evaluates and measures networks", "extra": None}
+
+
+def _engine_usability(backend: str) -> dict[str, Any]:
+    """Whether engines of TensorRT can be built and run here; AP of their networks is measured with ONNX Runtime."""
+    from qtoolkit.backends.nvidia_driver import find_gpu
+
+    module = backend.replace("-", "_")
+    extra = _OPTIONAL[module][0]
+    fault = _import_fault(module)
+    if fault is not None:
+        return {"usable": False, "note": f"{fault}; pip install 'qtoolkit[{extra}]'", "extra": extra}
+    try:
+        return {"usable": True, "note": f"builds and runs engines on {find_gpu().name}", "extra": None}
+    except UnavailableError as error:
+        builds = "builds engines ahead of time; to run them: " if backend == "tensorrt-rtx" else ""
+        return {"usable": False, "note": f"{builds}{error.found}", "extra": None}
 
 
 def _lines(document: dict[str, Any]) -> Iterator[str]:

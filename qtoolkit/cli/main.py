@@ -27,6 +27,7 @@ SHORT_HELP = {
     "export": "Write trained weights as ONNX; put NMS inside any pose network.",
     "quantize": "Make 16-bit, 8-bit and mixed networks; measure AP, cost, latency.",
     "sensitivity": "Rank the layers by what 8 bit costs; choose those for 16 bit.",
+    "build": "Make what a target's runtime opens: a TensorRT engine, checked ONNX.",
     "eval": "Measure COCO AP of a network, float or quantized.",
     "bench": "Measure latency of networks, side by side.",
     "run": "Run the whole pipeline of a recipe.",

@@ -160,7 +160,8 @@ _RECIPE_OPTIONS: tuple[Decorator[Any], ...] = (
     click.option(
         "--target",
         metavar="T",
-        help="What the networks are made for: ort-cpu, openvino-cpu, tensorrt or tidl.  [default: ort-cpu]",
+        help="What the networks are made for: ort-cpu, openvino-cpu, tensorrt, tensorrt-strong, tensorrt-rtx or tidl."
+        "  [default: ort-cpu]",
     ),
     click.option(
         "--device",

@@ -15,6 +15,7 @@ from qtoolkit.artifacts.files import prepare_out_dir, sha256_file, write_bytes
 from qtoolkit.artifacts.plan import Precision, PrecisionPlan, uniform_plan
 from qtoolkit.artifacts.stages import StageStore
 from qtoolkit.artifacts.target import Target
+from qtoolkit.backends.nvidia_driver import gpu_or_none
 from qtoolkit.backends.onnxruntime_cpu import OnnxRuntimeCpu
 from qtoolkit.backends.runner import Runner
 from qtoolkit.backends.table import RUNNERS, runner_class
@@ -85,8 +86,8 @@ class Run:
 
     @property
     def runs_here(self) -> bool:
-        """Whether the target's own runtime can run on this machine."""
-        return self.target.backend in RUNNERS
+        """Whether the target's own runtime can run these networks on this machine."""
+        return self.target.backend in RUNNERS and not self.target.needs_engine
 
     @property
     def unit(self) -> BudgetUnit:
@@ -162,16 +163,18 @@ def open_run(recipe: Recipe, progress: Progress = lambda stage, done, total: Non
 
 
 def _check_backend(target: Target, recipe: Recipe) -> None:
-    """Raise UnavailableError where the target's library is missing, UsageError for what only ort-cpu can measure."""
-    if target.backend in RUNNERS:
+    """Raise UnavailableError where the target's library is missing, UsageError where nobody can time its layers."""
+    if target.backend in RUNNERS and not target.needs_engine:
         runner_class(target.backend)
     check_device(recipe.device, target)
-    if recipe.mixed_by == "latency" and target.backend != "ort-cpu" and recipe.device is None:
+    profiles = target.backend == "ort-cpu" or (target.backend == "tensorrt" and gpu_or_none() is not None)
+    if recipe.mixed_by == "latency" and not profiles and recipe.device is None:
         raise UsageError(
             f"the time of single layers cannot be measured for target {target.name}",
             expected="--mixed-by layers or macs with this target",
             found="--mixed-by latency",
-            do="choose another budget, --target ort-cpu, or --target tensorrt with --device jetson, which is modelled",
+            do="choose another budget, --target ort-cpu, or --target tensorrt: measured where there is a GPU, "
+            "modelled with --device jetson",
         )
 
 

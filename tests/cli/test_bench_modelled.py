@@ -46,7 +46,8 @@ def test_an_unknown_device_or_mode_lists_the_known_ones(device, network, qtool):
 def test_photos_are_refused(network, people, qtool):
     result = qtool("bench", network, "--device", "jetson", "--data", people)
     assert result.exit_code == 2
-    assert "a modelled latency depends on no photos" in result.stderr
+    assert "these options cannot be used with --device jetson" in result.stderr
+    assert "found: --data" in result.stderr
 
 
 def test_devices_are_listed_without_a_network(qtool):

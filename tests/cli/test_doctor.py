@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from qtoolkit.backends.nvidia_driver import gpu_or_none
 from qtoolkit.backends.targets import TARGETS
 from qtoolkit.cli import doctor
 from qtoolkit.cli.doctor import int8_advice
@@ -31,7 +32,10 @@ def test_json(qtool):
     assert [target["name"] for target in document["targets"]] == list(TARGETS)
     usable = {target["name"]: target["usable"] for target in document["targets"]}
     has_openvino = importlib.util.find_spec("openvino") is not None
-    assert usable == {"ort-cpu": True, "openvino-cpu": has_openvino, "tensorrt": False, "tidl": False}
+    on_gpu = {name: usable.pop(name) for name in ("tensorrt", "tensorrt-strong", "tensorrt-rtx")}
+    assert usable == {"ort-cpu": True, "openvino-cpu": has_openvino, "tidl": False}
+    if gpu_or_none() is None:
+        assert not any(on_gpu.values())
     assert all(package["usable"] and package["version"] for package in document["base"].values())
     assert document["environment"]["cores_physical"] >= 1
 
