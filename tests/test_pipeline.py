@@ -22,6 +22,7 @@ from qtoolkit.errors import DataSetError, UsageError
 from qtoolkit.graph.layers import find_layers
 from qtoolkit.graph.view import GraphView
 from qtoolkit.pipeline import QuantizeResult, calibrate_stage, open_run, quantize, rank_stage
+from qtoolkit.quantization import ranked_times
 from qtoolkit.recipe import Recipe
 
 STAGES = ("calibrate", "analyse_sensitivity", "added_ms", "predict_set", "measure_latency")
@@ -91,13 +92,14 @@ def calls(monkeypatch) -> Counter[str]:
     counted: Counter[str] = Counter()
 
     def watch(name: str) -> None:
-        work = getattr(pipeline, name)
+        module = ranked_times if name == "added_ms" else pipeline
+        work = getattr(module, name)
 
         def counting(*arguments, **options):
             counted[name] += 1
             return work(*arguments, **options)
 
-        monkeypatch.setattr(pipeline, name, counting)
+        monkeypatch.setattr(module, name, counting)
 
     for name in STAGES:
         watch(name)
@@ -400,7 +402,7 @@ class TestByLatency:
             calls["added_ms"] += 1
             return times
 
-        monkeypatch.setattr(pipeline, "added_ms", timed)
+        monkeypatch.setattr(ranked_times, "added_ms", timed)
         result = quantize(changed(again, mixed_by="latency"))
         assert {row.layer: row.added_ms for row in result.sensitivity.layers} == times
         spent = sum(times[name] for name in result.plan.layers_16bit)
@@ -436,7 +438,7 @@ class TestByLatency:
 
         original = pipeline.analyse_sensitivity
         monkeypatch.setattr(pipeline, "analyse_sensitivity", vanish)
-        monkeypatch.setattr(pipeline, "added_ms", timed)
+        monkeypatch.setattr(ranked_times, "added_ms", timed)
         rank(changed(again, data=copy, mixed_by="latency"))
         assert seen == [(1, 3, 64, 64)]
 

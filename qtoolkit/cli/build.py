@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +11,11 @@ import click
 from qtoolkit.cli.options import head_option, input_size_option, json_option, model_argument, quiet_option
 from qtoolkit.cli.output import print_json, print_table
 from qtoolkit.cli.progress import show_progress
+from qtoolkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from qtoolkit.engine_build import BuildResult
+    from qtoolkit.deploy.bundle import BundleFile
+    from qtoolkit.engine_build import BuildOptions, BuildResult
 
 __all__ = ["command"]
 
@@ -23,7 +26,7 @@ Examples:
   qtool build runs/yolov8n-pose/model.int8.onnx --target tensorrt-rtx
   qtool build model.mixed.onnx --target tensorrt --out engines --timing-cache engines/timing.cache
   qtool build model.float.onnx --target tensorrt-strong --nms onnx
-  qtool build model.int8.onnx --target ort-cpu --json
+  qtool build model.int8.onnx --target ort-cpu --bundle pose.zip
 
 Quantize for the same target first: qtool quantize MODEL --data DIR --target tensorrt. Engines of tensorrt and
 tensorrt-strong are built on the GPU that runs them; those of tensorrt-rtx on any processor, ahead of time."""
@@ -54,21 +57,68 @@ tensorrt-strong are built on the GPU that runs them; those of tensorrt-rtx on an
     metavar="X.Y",
     help="TensorRT-RTX: the cards it is for, such as 8.9; may be given again.  [default: all that it knows]",
 )
+@click.option(
+    "--bundle",
+    type=_PATH,
+    metavar="FILE.zip",
+    help="Also all that a machine without qtool needs to find people with it, in one zip; see docs/DEPLOY.md.",
+)
 @head_option
 @input_size_option
 @quiet_option
 @json_option
-def command(model: Path, quiet: bool, as_json: bool, **options: Any) -> None:
+def command(model: Path, bundle: Path | None, quiet: bool, as_json: bool, **options: Any) -> None:
     """Build MODEL, a float or quantized ONNX network, for a target, and say what became of its layers."""
     from qtoolkit.engine_build import BuildOptions, build
 
-    given = {name: value for name, value in options.items() if value not in (None, ())}
+    given = BuildOptions(model=model, **{name: value for name, value in options.items() if value not in (None, ())})
+    if bundle is not None:
+        _check_bundle(bundle, given)
     with show_progress(quiet) as progress:
-        result = build(BuildOptions(model=model, **given), progress=lambda stage: progress(stage, 0, 1))
+        result = build(given, progress=lambda stage: progress(stage, 0, 1))
+        written = None if bundle is None else _write_bundle(bundle, given, result)
     if as_json:
-        print_json(result.model_dump(mode="json"))
-    else:
-        _print_result(result)
+        facts = {} if written is None else {"bundle": {**asdict(written), "path": str(written.path)}}
+        print_json({**result.model_dump(mode="json"), **facts})
+        return
+    _print_result(result)
+    if written is not None:
+        click.echo(f"bundle: {written.path}, {written.size_bytes / 1e6:.2f} MB, sha256 {written.sha256[:12]}")
+
+
+def _check_bundle(bundle: Path, options: BuildOptions) -> None:
+    """Raise UsageError, before anything is built, for what no bundle can be made of."""
+    from qtoolkit.backends.targets import find_target
+
+    if bundle.suffix.lower() != ".zip":
+        raise UsageError(
+            "a bundle is a zip", expected="--bundle FILE.zip", found=str(bundle), do="end its name in .zip"
+        )
+    target = find_target(options.target)
+    if target.backend == "tensorrt-rtx" or (target.needs_engine and options.nms == "onnx"):
+        raise UsageError(
+            "the runner of a bundle cannot open this engine",
+            expected="a TensorRT engine without suppression inside, or an ONNX network",
+            found=f"--target {target.name} --nms {options.nms}",
+            do="bundle the ONNX network: --target ort-cpu",
+        )
+
+
+def _write_bundle(bundle: Path, options: BuildOptions, result: BuildResult) -> BundleFile:
+    from qtoolkit.deploy.bundle import write_bundle
+
+    if result.record is None:
+        # The head the user named is that of MODEL; suppression inside has outputs of its own.
+        head = options.head if options.nms == "host" else None
+        return write_bundle(result.file, bundle, head=head)
+    return write_bundle(
+        options.model,
+        bundle,
+        engine=result.file,
+        sidecar=result.record,
+        head=options.head,
+        input_size_wh=options.input_size_wh,
+    )
 
 
 def _print_result(result: BuildResult) -> None:

@@ -215,7 +215,7 @@ class TestOptions:
     def test_an_unknown_target_lists_the_known_ones(self, network, people, qtool):
         result = qtool("quantize", network, "--data", people, "--target", "abacus")
         assert result.exit_code == 2
-        assert "expected: one of ort-cpu, openvino-cpu, tensorrt, tidl" in result.stderr
+        assert "expected: one of ort-cpu, openvino-cpu, tensorrt, tensorrt-strong, tensorrt-rtx, tidl" in result.stderr
         assert "found: 'abacus'" in result.stderr
 
     def test_a_16_bit_kind_the_target_does_not_have(self, network, people, qtool):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -109,3 +111,42 @@ def test_suppression_goes_inside(network, qtool, tmp_path):
     assert record["nms"] == "onnx" and record["file"].endswith("tiny.nms.ort-cpu.onnx")
     with OnnxRuntimeCpu(record["file"], threads=1) as runner:
         assert runner.output_names == ("boxes", "scores", "keypoints")
+
+
+class TestBundle:
+    def test_it_runs_with_the_network_that_was_built(self, quantized, qtool, tmp_path):
+        source = quantized("ort-cpu")
+        options = ("--target", "ort-cpu", "--out", tmp_path, "--bundle", tmp_path / "pose.zip")
+        record = json.loads(qtool("build", source, *options, "--json", "--quiet").stdout)
+        assert record["bundle"]["runtime"] == "onnxruntime" and record["bundle"]["head"] == "yolov8-pose"
+        with zipfile.ZipFile(tmp_path / "pose.zip") as bundle:
+            assert bundle.read("network.onnx") == Path(record["file"]).read_bytes()
+            assert set(bundle.namelist()) == set(record["bundle"]["files"])
+        told = qtool("build", source, *options, "--quiet").stdout
+        assert f"bundle: {tmp_path / 'pose.zip'}" in told and record["bundle"]["sha256"][:12] in told
+
+    def test_with_suppression_inside(self, network, qtool, tmp_path):
+        options = ("--target", "ort-cpu", "--nms", "onnx", "--out", tmp_path, "--bundle", tmp_path / "pose.zip")
+        record = json.loads(qtool("build", network, *options, "--json", "--quiet").stdout)
+        assert record["bundle"]["head"] == "separate-outputs"
+
+    @pytest.mark.parametrize(
+        ("name", "options", "what"),
+        [
+            pytest.param("pose.tar", ("--target", "ort-cpu"), "a bundle is a zip", id="no zip"),
+            pytest.param("pose.zip", ("--target", "tensorrt-rtx"), "cannot open this engine", id="an engine for RTX"),
+            pytest.param(
+                "pose.zip",
+                ("--target", "tensorrt", "--nms", "onnx"),
+                "cannot open this engine",
+                id="suppression inside",
+            ),
+        ],
+    )
+    def test_what_no_bundle_is_made_of_is_refused_before_anything_is_built(
+        self, network, qtool, tmp_path, name, options, what
+    ):
+        result = qtool("build", network, *options, "--out", tmp_path / "out", "--bundle", tmp_path / name)
+        assert result.exit_code == 2
+        assert what in result.stderr
+        assert not (tmp_path / "out").exists()
