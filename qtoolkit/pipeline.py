@@ -30,11 +30,11 @@ from qtoolkit.data.people import People
 from qtoolkit.data.samples import SkippedImage
 from qtoolkit.evaluation.pose_network import PoseNetwork, predict_set
 from qtoolkit.evaluation.predictions import read_predictions, write_predictions
-from qtoolkit.numerics.ranges import RangeEstimator
 from qtoolkit.quantization.assess import latency_figures
 from qtoolkit.quantization.bias_correction import input_means, read_means, write_means
 from qtoolkit.quantization.budget_plan import PlanMaker
 from qtoolkit.quantization.calibrate import CalibrationStatistics, calibrate, calibration_key, calibration_tensors
+from qtoolkit.quantization.effort import quantizer_of
 from qtoolkit.quantization.frontier_run import frontier_of, search_plan
 from qtoolkit.quantization.layer_times import added_ms
 from qtoolkit.quantization.plan_judge import better_network
@@ -116,7 +116,7 @@ def calibrate_stage(run: Run) -> Quantizer:
         run.calibration.save(path.with_suffix(".json"))
         statistics.write(path)
     means = _means(run, path.with_name(f"{key[:16]}.means.npz")) if run.target.corrects_bias else {}
-    return Quantizer(run.model, run.target, statistics, RangeEstimator.from_name(run.recipe.ranges), means)
+    return quantizer_of(run, statistics, means)
 
 
 def _means(run: Run, path: Path) -> Mapping[str, NDArray[np.float64]]:

@@ -172,6 +172,12 @@ _RECIPE_OPTIONS: tuple[Decorator[Any], ...] = (
         type=click.Choice(["min-max", "moving-average", "percentile", "mse", "entropy"]),
         help="How clipping ranges are chosen.  [default: mse]",
     ),
+    click.option(
+        "--effort",
+        type=click.Choice(["fast", "balanced"]),
+        help="How grids are found: each by its own error (fast), those around a SiLU together (balanced)."
+        "  [default: balanced]",
+    ),
     head_option,
     input_size_option,
     images_option,
