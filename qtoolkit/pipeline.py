@@ -34,7 +34,7 @@ from qtoolkit.quantization.assess import latency_figures
 from qtoolkit.quantization.bias_correction import input_means, read_means, write_means
 from qtoolkit.quantization.budget_plan import PlanMaker
 from qtoolkit.quantization.calibrate import CalibrationStatistics, calibrate, calibration_key, calibration_tensors
-from qtoolkit.quantization.effort import quantizer_of
+from qtoolkit.quantization.effort import quantized_network, quantizer_of
 from qtoolkit.quantization.frontier_run import frontier_of, search_plan
 from qtoolkit.quantization.layer_times import added_ms
 from qtoolkit.quantization.plan_judge import better_network
@@ -222,8 +222,9 @@ def quantize_stage(run: Run, quantizer: Quantizer, mixed: PrecisionPlan | None) 
             qtoolkit.__version__,
         ]
 
-        def make(path: Path = path, plan: PrecisionPlan = plan) -> None:
-            write_bytes(path, quantizer.quantize(plan).model.SerializeToString(deterministic=True))
+        def make(variant: str = variant, path: Path = path, plan: PrecisionPlan = plan) -> None:
+            network = quantized_network(run, quantizer, variant, plan)
+            write_bytes(path, network.SerializeToString(deterministic=True))
 
         run.store.run(f"quantize-{variant}", inputs, [path], make)
         run.progress("quantizing", done, len(plans))

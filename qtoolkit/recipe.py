@@ -68,7 +68,7 @@ class Recipe(BaseModel):
     plan: Path | None = None
     metric: Literal["oks", "sqnr", "fisher", "ap"] = "oks"
     ranges: Literal["min-max", "moving-average", "percentile", "mse", "entropy"] = "mse"
-    effort: Literal["fast", "balanced"] = "balanced"
+    effort: Literal["fast", "balanced", "best"] = "balanced"
     qat: bool = False
     qat_images: int = Field(default=2000, ge=1)
     qat_lr: float = Field(default=1e-4, gt=0, allow_inf_nan=False)

@@ -174,8 +174,9 @@ _RECIPE_OPTIONS: tuple[Decorator[Any], ...] = (
     ),
     click.option(
         "--effort",
-        type=click.Choice(["fast", "balanced"]),
-        help="How grids are found: each by its own error (fast), those around a SiLU together (balanced)."
+        type=click.Choice(["fast", "balanced", "best"]),
+        help="How grids are found: each by its own error (fast), those around a SiLU together (balanced), the first "
+        "blocks learned as well (best, needs torch)."
         "  [default: balanced]",
     ),
     head_option,

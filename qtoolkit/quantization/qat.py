@@ -31,7 +31,7 @@ from qtoolkit.training.quantized_pair import QuantizedPair
 from qtoolkit.training.state_folder import StateFolder
 from qtoolkit.training.threads import torch_threads
 
-__all__ = ["QatOptions", "finetune_quantized"]
+__all__ = ["QatOptions", "finetune_quantized", "trained_grids"]
 
 _FREE = ("threads", "save_every_minutes")
 
@@ -109,11 +109,11 @@ def finetune_quantized(
             progress or (lambda done, total: None),
         )  # fmt: skip
         tuning.run(lambda: None)
-        network, trained = pair.network(), _trained_grids(pair, grids)
+        network, trained = pair.network(), trained_grids(pair, grids)
     return quantizer.write(chosen, trained, network)
 
 
-def _trained_grids(pair: QuantizedPair, grids: ChosenGrids) -> ChosenGrids:
+def trained_grids(pair: QuantizedPair, grids: ChosenGrids) -> ChosenGrids:
     """``grids`` with the scales and weights that ``pair`` has now; of layers that torch did not run, those of PTQ."""
     activations = {**grids.activations, **pair.activation_params()}
     view, weights = GraphView(pair.network()), dict(grids.weights)
