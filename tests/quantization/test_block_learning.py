@@ -23,8 +23,8 @@ OPTIONS = BlockOptions(steps=6, batch=2, crop=32)
 
 
 @pytest.fixture
-def photos(tmp_path: Path) -> CalibrationSet:
-    folder = tmp_path / "photos"
+def shots(tmp_path: Path) -> CalibrationSet:
+    folder = tmp_path / "shots"
     folder.mkdir()
     random = np.random.default_rng(0)
     for index in range(3):
@@ -34,33 +34,33 @@ def photos(tmp_path: Path) -> CalibrationSet:
 
 
 @pytest.fixture(params=["ort-cpu", "tensorrt"])
-def quantizer(request, pose, calibrated) -> Quantizer:
+def on_target(request, pose, calibrated) -> Quantizer:
     return Quantizer(pose, find_target(request.param), calibrated(pose, request.param), pairs_silu=True)
 
 
-def learned(quantizer, photos, folder, options=OPTIONS):
+def learned(quantizer, shots, folder, options=OPTIONS):
     plan = uniform_plan([layer.name for layer in find_layers(quantizer.model)], Precision.INT8)
-    return learn_blocks(quantizer, plan, None, photos, folder, options, threads=1), quantizer.quantize(plan).model
+    return learn_blocks(quantizer, plan, None, shots, folder, options, threads=1), quantizer.quantize(plan).model
 
 
-def test_the_graph_is_that_of_ptq_with_other_numbers(quantizer, photos, tmp_path):
-    found, plain = learned(quantizer, photos, tmp_path / "state")
+def test_the_graph_is_that_of_ptq_with_other_numbers(on_target, shots, tmp_path):
+    found, plain = learned(on_target, shots, tmp_path / "state")
     assert [(node.op_type, node.name) for node in found.graph.node] == [
         (node.op_type, node.name) for node in plain.graph.node
     ]
     assert found.SerializeToString(deterministic=True) != plain.SerializeToString(deterministic=True)
     with OnnxRuntimeCpu(found, threads=1) as runner:
-        size = quantizer.model.graph.input[0].type.tensor_type.shape.dim[2].dim_value
-        name = quantizer.model.graph.input[0].name
+        size = on_target.model.graph.input[0].type.tensor_type.shape.dim[2].dim_value
+        name = on_target.model.graph.input[0].name
         assert all(
             np.isfinite(value).all()
             for value in runner.infer({name: np.zeros((1, 3, size, size), np.float32)}).values()
         )
 
 
-def test_it_is_the_same_every_time_and_after_a_stop(quantizer, photos, tmp_path, monkeypatch):
-    whole = learned(quantizer, photos, tmp_path / "whole")[0]
-    again = learned(quantizer, photos, tmp_path / "again")[0]
+def test_it_is_the_same_every_time_and_after_a_stop(on_target, shots, tmp_path, monkeypatch):
+    whole = learned(on_target, shots, tmp_path / "whole")[0]
+    again = learned(on_target, shots, tmp_path / "again")[0]
     assert whole == again
 
     from qtoolkit.training import block_reconstruction
@@ -75,13 +75,13 @@ def test_it_is_the_same_every_time_and_after_a_stop(quantizer, photos, tmp_path,
 
     monkeypatch.setattr(block_reconstruction, "_take_step", stops)
     try:
-        resumed = learned(quantizer, photos, tmp_path / "stopped")[0]
+        resumed = learned(on_target, shots, tmp_path / "stopped")[0]
     except KeyboardInterrupt:
-        resumed = learned(quantizer, photos, tmp_path / "stopped")[0]
+        resumed = learned(on_target, shots, tmp_path / "stopped")[0]
     assert resumed == whole
 
 
-def test_a_folder_of_other_options_is_refused(quantizer, photos, tmp_path):
-    learned(quantizer, photos, tmp_path / "state")
+def test_a_folder_of_other_options_is_refused(on_target, shots, tmp_path):
+    learned(on_target, shots, tmp_path / "state")
     with pytest.raises(UsageError):
-        learned(quantizer, photos, tmp_path / "state", BlockOptions(steps=5, batch=2, crop=32))
+        learned(on_target, shots, tmp_path / "state", BlockOptions(steps=5, batch=2, crop=32))
