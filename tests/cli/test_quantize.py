@@ -291,3 +291,11 @@ class TestDefaultNetwork:
         assert result.exit_code == 4
         assert "the default network is not there" in result.stderr
         assert not (tmp_path / "out").exists()
+
+
+def test_best_effort_without_torch_is_refused_before_any_work(network, people, tmp_path, qtool, monkeypatch):
+    monkeypatch.setattr("qtoolkit.cli.extras._is_there", lambda name: name != "torch")
+    result = qtool("quantize", network, "--data", people, "--effort", "best", "--out", tmp_path / "out")
+    assert result.exit_code == 4
+    assert "needs torch" in result.stderr and "pip install" in result.stderr
+    assert not (tmp_path / "out").exists()
