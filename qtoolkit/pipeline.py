@@ -31,11 +31,11 @@ from qtoolkit.data.samples import SkippedImage
 from qtoolkit.engine_build import engine_node_times
 from qtoolkit.evaluation.pose_network import PoseNetwork, predict_set
 from qtoolkit.evaluation.predictions import read_predictions, write_predictions
-from qtoolkit.numerics.ranges import RangeEstimator
 from qtoolkit.quantization.assess import latency_figures
 from qtoolkit.quantization.bias_correction import input_means, read_means, write_means
 from qtoolkit.quantization.budget_plan import PlanMaker
 from qtoolkit.quantization.calibrate import CalibrationStatistics, calibrate, calibration_key, calibration_tensors
+from qtoolkit.quantization.effort import quantized_network, quantizer_of
 from qtoolkit.quantization.frontier_run import frontier_of, search_plan
 from qtoolkit.quantization.modelled_times import device_inputs, modelled_latencies
 from qtoolkit.quantization.plan_judge import better_network
@@ -118,7 +118,7 @@ def calibrate_stage(run: Run) -> Quantizer:
         run.calibration.save(path.with_suffix(".json"))
         statistics.write(path)
     means = _means(run, path.with_name(f"{key[:16]}.means.npz")) if run.target.corrects_bias else {}
-    return Quantizer(run.model, run.target, statistics, RangeEstimator.from_name(run.recipe.ranges), means)
+    return quantizer_of(run, statistics, means)
 
 
 def _means(run: Run, path: Path) -> Mapping[str, NDArray[np.float64]]:
@@ -214,8 +214,9 @@ def quantize_stage(run: Run, quantizer: Quantizer, mixed: PrecisionPlan | None) 
             qtoolkit.__version__,
         ]
 
-        def make(path: Path = path, plan: PrecisionPlan = plan) -> None:
-            write_bytes(path, quantizer.quantize(plan).model.SerializeToString(deterministic=True))
+        def make(variant: str = variant, path: Path = path, plan: PrecisionPlan = plan) -> None:
+            network = quantized_network(run, quantizer, variant, plan)
+            write_bytes(path, network.SerializeToString(deterministic=True))
 
         run.store.run(f"quantize-{variant}", inputs, [path], make)
         run.progress("quantizing", done, len(plans))

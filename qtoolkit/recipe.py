@@ -47,7 +47,7 @@ class Recipe(BaseModel):
       ``min_ap_retention``: the cheapest plan that keeps this share of the float AP, counted in ``mixed_by`` (None: time
       where the target's runtime runs here, else MACs). Or ``plan``: a precision plan.
     - ``metric``: of the sensitivity analysis, on ``sensitivity_images`` calibration photos (ap: labelled ones of train
-      or calib); ``ranges``: range estimator.
+      or calib); ``ranges``: range estimator; ``effort``: how much is done to find good grids (``quantization.effort``).
     - ``qat``: fine-tune the 8-bit and the mixed network, seeing ``qat_images`` images, at the highest learning rate
       ``qat_lr``: without labels on the photos of ``unlabeled`` (folder or data set; None: the part unlabeled of
       ``data``, or the photos calibrated on), or with them on the part train of the data set ``labelled``.
@@ -70,6 +70,7 @@ class Recipe(BaseModel):
     plan: Path | None = None
     metric: Literal["oks", "sqnr", "fisher", "ap"] = "oks"
     ranges: Literal["min-max", "moving-average", "percentile", "mse", "entropy"] = "mse"
+    effort: Literal["fast", "balanced", "best"] = "balanced"
     qat: bool = False
     qat_images: int = Field(default=2000, ge=1)
     qat_lr: float = Field(default=1e-4, gt=0, allow_inf_nan=False)

@@ -19,6 +19,7 @@ _WITH_TORCH = (
     "qtoolkit.training.",
     "qtoolkit.graph.export",
     "qtoolkit.quantization.qat",
+    "qtoolkit.quantization.block_learning",
     "qtoolkit.quantization.fisher",
 )
 _HEAVY = (

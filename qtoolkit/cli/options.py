@@ -178,6 +178,13 @@ _RECIPE_OPTIONS: tuple[Decorator[Any], ...] = (
         type=click.Choice(["min-max", "moving-average", "percentile", "mse", "entropy"]),
         help="How clipping ranges are chosen.  [default: mse]",
     ),
+    click.option(
+        "--effort",
+        type=click.Choice(["fast", "balanced", "best"]),
+        help="How grids are found: each by its own error (fast), those around a SiLU together (balanced), the first "
+        "blocks learned as well (best, needs torch)."
+        "  [default: balanced]",
+    ),
     head_option,
     input_size_option,
     images_option,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qtoolkit.graph.view import GraphView
 
-__all__ = ["activation_behind", "is_unit_interval"]
+__all__ = ["activation_behind", "is_unit_interval", "silu_around"]
 
 _BY_OPERATOR = {
     "Relu": "relu",
@@ -35,6 +35,19 @@ def activation_behind(view: GraphView, tensor: str) -> str | None:
         product = next(reader for reader in readers if reader.op_type == "Mul")
         if set(product.input) == {tensor, sigmoid.output[0]} and len(view.consumers(sigmoid.output[0])) == 1:
             return "silu"
+    return None
+
+
+def silu_around(view: GraphView, tensor: str) -> tuple[str, str] | None:
+    """The tensors before and behind the SiLU (Sigmoid and Mul) that ``tensor`` is one of; None where it is of none."""
+    producer = view.producer(tensor)
+    candidates = [tensor, *(producer.input if producer is not None and producer.op_type == "Mul" else ())]
+    for before in candidates:
+        if activation_behind(view, before) != "silu":
+            continue
+        product = next(reader for reader in view.consumers(before) if reader.op_type == "Mul")
+        if tensor in (before, product.output[0]):
+            return before, str(product.output[0])
     return None
 
 

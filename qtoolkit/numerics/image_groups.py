@@ -59,15 +59,20 @@ class GroupedHistogram:
         return TensorStatistics.of(whole, image_min, image_max, total_count, tuple(groups))
 
 
-def group_weights(groups: tuple[ImageGroup, ...]) -> NDArray[np.float64]:
-    """How much an error on the images of each group counts, float64 ``(n_groups,)``: min(1, median energy / energy)².
+def group_weights(groups: tuple[ImageGroup, ...], tolerance: float = 1.0) -> NDArray[np.float64]:
+    """How much an error on the images of each group counts, ``(n_groups,)``: min(1, tolerance · median / energy)².
 
-    The median is over images. An absolute error (1 everywhere) would let a single image with values far larger than
-    usual choose the range of all. The first power makes errors relative, but then such an image still counts as much as
-    all ordinary values of another, at a step that is useless for those; squared, it is left to be clipped. Images with
-    small values keep 1: what is faint on them may be strong on others.
+    The median is over the energies of images; up to ``tolerance`` times that, images differ as images do. An absolute
+    error (1 everywhere) would let a single image with values far larger than usual choose the range of all. The first
+    power makes errors relative, but then such an image still counts as much as all ordinary values of another, at a
+    step that is useless for those; squared, it is left to be clipped. Images with small values keep 1: what is faint on
+    them may be strong on others.
     """
     energies = np.array([group.energy for group in groups], np.float64)
     images = np.array([group.images.size for group in groups], np.int64)
     median = float(np.median(np.repeat(energies, images)))
-    return np.minimum(1.0, median / np.maximum(energies, 1e-150)) ** 2 if median > 0.0 else np.ones_like(energies)
+    return (
+        np.minimum(1.0, tolerance * median / np.maximum(energies, 1e-150)) ** 2
+        if median > 0.0
+        else np.ones_like(energies)
+    )

@@ -12,7 +12,7 @@ from qtoolkit.numerics.distribution import Distribution, Moments, ScalarFunction
 from qtoolkit.numerics.histogram import TensorStatistics
 from qtoolkit.numerics.image_groups import group_weights
 
-__all__ = ["mse", "mse_through"]
+__all__ = ["error_distribution", "mse", "mse_through"]
 
 FloatArray = NDArray[np.float64]
 
@@ -34,7 +34,7 @@ class _Candidate:
     clipping_error: float
 
 
-def mse(statistics: TensorStatistics, grid: IntegerGrid) -> tuple[float, float]:
+def mse(statistics: TensorStatistics, grid: IntegerGrid, tolerance: float = 1.0) -> tuple[float, float]:
     """Clipping range ``(lo, hi)`` that minimises the expected squared error E[(fake_quantize(x) − x)²] on ``grid``.
 
     The error is that of the very grid ``params_from_range(lo, hi, grid)`` gives, with its power-of-two scale where it
@@ -45,7 +45,7 @@ def mse(statistics: TensorStatistics, grid: IntegerGrid) -> tuple[float, float]:
     values much larger than usual counts less (``image_groups.group_weights``). An all-zero tensor gives
     (0, 0).
     """
-    return _search(Moments(_distribution(statistics)), statistics, grid, None)
+    return _search(Moments(error_distribution(statistics, tolerance=tolerance)), statistics, grid, None)
 
 
 def mse_through(
@@ -61,7 +61,7 @@ def mse_through(
     ``(m,)``, elementwise. f is taken as linear over a quarter of a bin. Scales down to 1/64 of the min-max one of
     ordinary images are searched. An all-zero tensor gives (0, 0).
     """
-    moments = Moments(_distribution(statistics, _PARTS_THROUGH), function, output_weight)
+    moments = Moments(error_distribution(statistics, _PARTS_THROUGH), function, output_weight)
     return _search(moments, statistics, grid, _OCTAVES_THROUGH + _octaves_of_outliers(statistics))
 
 
@@ -76,8 +76,12 @@ def _octaves_of_outliers(statistics: TensorStatistics) -> int:
     return int(np.ceil(np.log2(furthest / ordinary))) if 0.0 < ordinary < furthest else 0
 
 
-def _distribution(statistics: TensorStatistics, parts: int = 1) -> Distribution:
-    weights = group_weights(statistics.groups) if statistics.groups else None
+def error_distribution(statistics: TensorStatistics, parts: int = 1, tolerance: float = 1.0) -> Distribution:
+    """What errors are weighed by: the sampled values and each image's extremes, images with unusual values less.
+
+    ``parts``: as in ``Distribution.of``; ``tolerance``: as in ``image_groups.group_weights``.
+    """
+    weights = group_weights(statistics.groups, tolerance) if statistics.groups else None
     return Distribution.of(statistics, with_extremes=True, parts=parts, weights=weights)
 
 

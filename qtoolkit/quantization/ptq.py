@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from qtoolkit.artifacts.plan import Precision, PrecisionPlan
 from qtoolkit.artifacts.target import GridSpec, Target
 from qtoolkit.errors import PlanFileError, UsageError
-from qtoolkit.graph.activations import activation_behind, is_unit_interval
+from qtoolkit.graph.activations import activation_behind, is_unit_interval, silu_around
 from qtoolkit.graph.half import FP16_LIMIT, convert_half
 from qtoolkit.graph.layers import Layer, Structure
 from qtoolkit.graph.placement import Placement, place_qdq
@@ -20,7 +20,9 @@ from qtoolkit.graph.qdq import LayerWeights, insert_qdq
 from qtoolkit.graph.view import node_name
 from qtoolkit.numerics.activations import ACTIVATIONS
 from qtoolkit.numerics.affine import IntegerGrid, QuantParams, params_from_range, weight_params
-from qtoolkit.numerics.ranges import RangeEstimator, mse_through
+from qtoolkit.numerics.ranges import RangeEstimator, mse, mse_through
+from qtoolkit.numerics.silu_ranges import silu_ranges
+from qtoolkit.numerics.squared_error import error_distribution
 from qtoolkit.quantization.bias_correction import corrected_bias
 from qtoolkit.quantization.calibrate import CalibrationStatistics
 
@@ -38,6 +40,7 @@ __all__ = [
 _HEADROOM_16BIT = 2.0
 # An fp16 tensor may hold values larger than any seen in calibration by this much.
 _FP16_HEADROOM = 4.0
+_SILU_PARTS = 4
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,9 @@ class Quantizer:
     function where the estimator is ``mse`` (what SiLU flattens needs no steps); a Sigmoid's output is 0 … 1; 16-bit
     tensors take the exact extremes, doubled; everything else takes the estimator's range. Ranges found once are kept.
     ``means`` are those of ``bias_correction.input_means``; biases of layers without them stay as they are.
+    ``pairs_silu``: where the estimator is ``mse``, grids before and behind a SiLU on integers are searched together.
+    ``tolerance``: how much larger than usual an image's values may be before errors on it count less
+    (``image_groups.group_weights``).
     """
 
     model: onnx.ModelProto
@@ -74,6 +80,8 @@ class Quantizer:
     statistics: CalibrationStatistics
     estimator: RangeEstimator = RangeEstimator.MSE
     means: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    pairs_silu: bool = False
+    tolerance: float = 1.0
     _ranges: dict[tuple[str, int], tuple[float, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -128,11 +136,25 @@ class Quantizer:
             spec = spec.model_copy(update={"signed": False})
         grid = integer_grid(spec)
         if (tensor, bit_width) not in self._ranges:
-            self._ranges[tensor, bit_width] = self._range(tensor, grid)
+            self._ranges |= self._silu_ranges(tensor, grid) or {(tensor, bit_width): self._range(tensor, grid)}
         return params_from_range(*self._ranges[tensor, bit_width], grid)
 
     def _is_nonnegative(self, tensor: str) -> bool:
         return is_unit_interval(self._view, tensor) or self.statistics.of(tensor).minimum >= 0.0
+
+    def _silu_ranges(self, tensor: str, grid: IntegerGrid) -> dict[tuple[str, int], tuple[float, float]]:
+        """The ranges before and behind the SiLU that ``tensor`` belongs to; empty where they are not found together."""
+        free = grid.bit_width == 8 and not grid.symmetric and not grid.power_of_two
+        on_integers = {"Sigmoid", "Mul"} <= self.target.int8_ops and self.estimator is RangeEstimator.MSE
+        around = silu_around(self._view, tensor) if self.pairs_silu and free and on_integers else None
+        if around is None or around[0] not in self.statistics.tensors:
+            return {}
+        before, behind = around
+        # Without a value above 0 there is nothing but the dip.
+        if self.statistics.of(before).maximum <= 0.0:
+            return {}
+        found = silu_ranges(error_distribution(self.statistics.of(before), _SILU_PARTS, self.tolerance), grid)
+        return {(before, 8): found[0], (behind, 8): found[1]}
 
     def _range(self, tensor: str, grid: IntegerGrid) -> tuple[float, float]:
         if is_unit_interval(self._view, tensor):
@@ -143,6 +165,8 @@ class Quantizer:
         function = ACTIVATIONS.get(activation_behind(self._view, tensor) or "")
         if function is not None and self.estimator is RangeEstimator.MSE:
             return mse_through(statistics, grid, function)
+        if self.estimator is RangeEstimator.MSE:
+            return mse(statistics, grid, self.tolerance)
         return self.estimator.estimate(statistics, grid)
 
     def _layer_weights(

@@ -39,7 +39,7 @@ from qtoolkit.training.state_folder import StateFolder
 from qtoolkit.training.threads import torch_threads
 from qtoolkit.training.tuning_batches import LabelledBatches, PlainBatches, TuningBatches
 
-__all__ = ["QatOptions", "finetune_quantized"]
+__all__ = ["QatOptions", "finetune_quantized", "trained_grids"]
 
 _CACHE_GIB = 1.0
 _FREE = ("threads", "save_every_minutes")
@@ -122,7 +122,7 @@ def finetune_quantized(
                 pair, state, options, batches, lambda seen: None, {}, progress or (lambda done, total: None), labels
             )
             tuning.run(lambda: None)
-        network, trained = pair.network(), _trained_grids(pair, grids)
+        network, trained = pair.network(), trained_grids(pair, grids)
     return quantizer.write(chosen, trained, network)
 
 
@@ -149,7 +149,7 @@ def _batches(
         yield LabelledBatches(images, options.batch, size)
 
 
-def _trained_grids(pair: QuantizedPair, grids: ChosenGrids) -> ChosenGrids:
+def trained_grids(pair: QuantizedPair, grids: ChosenGrids) -> ChosenGrids:
     """``grids`` with the scales and weights that ``pair`` has now; of layers that torch did not run, those of PTQ."""
     activations = {**grids.activations, **pair.activation_params()}
     view, weights = GraphView(pair.network()), dict(grids.weights)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from qtoolkit.graph.activations import activation_behind, is_unit_interval
+from qtoolkit.graph.activations import activation_behind, is_unit_interval, silu_around
 from qtoolkit.graph.view import GraphView
 from qtoolkit.numerics.activations import ACTIVATIONS
 
@@ -57,3 +57,14 @@ def test_values_that_are_0_to_1_whatever_goes_in(parse_network, op_type, expecte
     view = view_of(parse_network, f"a = {op_type}(x) y = Abs(a)")
     assert is_unit_interval(view, "a") is expected
     assert is_unit_interval(view, "x") is False
+
+
+def test_a_silu_is_found_from_either_of_its_two_tensors(parse_network):
+    view = view_of(parse_network, "a = Abs(x) s = Sigmoid(a) m = Mul(a, s) y = Neg(m)")
+    assert silu_around(view, "a") == silu_around(view, "m") == ("a", "m")
+    assert [silu_around(view, name) for name in ("s", "x", "y")] == [None, None, None]
+
+
+def test_a_product_with_another_gate_is_no_silu(parse_network):
+    view = view_of(parse_network, "s = Sigmoid(other) m = Mul(x, s) y = Neg(m)")
+    assert silu_around(view, "x") is None and silu_around(view, "m") is None

@@ -97,3 +97,11 @@ class TestOneImageCannotSpoilARange:
         lo, hi = percentile(grouped(list(self.spoiled)), UINT8, 95.0)
         expected = np.quantile(np.concatenate(self.spoiled), [0.05, 0.95])
         assert (lo, hi) == pytest.approx(tuple(expected), rel=0.02)
+
+    def test_a_tolerance_lets_common_differences_count(self) -> None:
+        twice = grouped([*self.ordinary, *(3 * image for image in self.ordinary[:5])])
+        strict, tolerant = (group_weights(twice.groups, tolerance) for tolerance in (1.0, 16.0))
+        assert strict.min() < 0.1
+        assert tolerant.tolist() == [1.0] * len(twice.groups)
+        found = mse(grouped(list(self.spoiled)), UINT8, 16.0)
+        assert found == pytest.approx(mse(grouped(list(self.ordinary)), UINT8), rel=0.15)

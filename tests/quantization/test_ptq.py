@@ -12,6 +12,7 @@ from qtoolkit.artifacts.plan import Precision, PrecisionPlan, uniform_plan
 from qtoolkit.backends.onnxruntime_cpu import int8_convolutions, optimized_model
 from qtoolkit.backends.targets import find_target
 from qtoolkit.errors import PlanFileError, UsageError
+from qtoolkit.graph.activations import silu_around
 from qtoolkit.graph.layers import decode_tail, find_layers, last_layers
 from qtoolkit.graph.load import prepare_network
 from qtoolkit.graph.view import GraphView, node_name
@@ -25,6 +26,7 @@ from qtoolkit.quantization.ptq import Quantizer, check_plan, integer_grid, suppo
 ORT_CPU, TENSORRT = find_target("ort-cpu"), find_target("tensorrt")
 FP32, FP16, INT16, INT16W16, INT8 = (Precision(p) for p in ("fp32", "fp16", "int16", "int16w16", "int8"))
 UINT8 = IntegerGrid(8, signed=False, symmetric=False)
+SHAPES = {"Split", "MaxPool", "Resize"}
 
 
 @pytest.fixture(scope="module")
@@ -393,3 +395,29 @@ def test_grids_are_those_of_the_targets_row():
 
 def test_the_layers_of_the_network_are_the_quantizers(quantizer):
     assert quantizer.layers == find_layers(quantizer.model)
+
+
+class TestPairsOfSilu:
+    def both(self, pose, calibrated, target="ort-cpu", **options):
+        plan = {layer.name: INT8 for layer in find_layers(pose)}
+        statistics = calibrated(pose, target)
+        quantizers = (
+            Quantizer(pose, find_target(target), statistics, **options, pairs_silu=pairs) for pairs in (False, True)
+        )
+        return [quantizer.grids(plan).activations for quantizer in quantizers]
+
+    def test_only_tensors_around_a_silu_get_other_grids(self, pose, calibrated):
+        alone, paired = self.both(pose, calibrated)
+        changed = {tensor for tensor, bits in alone if alone[tensor, bits].scale != paired[tensor, bits].scale}
+        view = GraphView(pose)
+        assert changed
+        # Shape operators hand on the grid of what they read.
+        makers = {tensor: view.producer(tensor) for tensor in changed if silu_around(view, tensor) is None}
+        assert all(maker is not None and maker.op_type in SHAPES for maker in makers.values())
+
+    @pytest.mark.parametrize("options", [{"target": "tensorrt"}, {"estimator": RangeEstimator.PERCENTILE}])
+    def test_symmetric_grids_and_other_estimators_are_searched_as_before(self, pose, calibrated, options):
+        alone, paired = self.both(pose, calibrated, **options)
+        assert {key: float(params.scale) for key, params in alone.items()} == {
+            key: float(params.scale) for key, params in paired.items()
+        }

@@ -117,7 +117,7 @@ def test_before_any_step_it_is_the_network_of_ptq_byte_for_byte(make_quantizer, 
     quantizer = make_quantizer(target, activation)
     chosen = PLANS[plan][0](quantizer)
     pair, grids = _pair(quantizer, chosen)
-    written = quantizer.write(chosen.layers, qat._trained_grids(pair, grids), pair.network())
+    written = quantizer.write(chosen.layers, qat.trained_grids(pair, grids), pair.network())
     expected = quantizer.quantize(chosen).model
     assert written.SerializeToString(deterministic=True) == expected.SerializeToString(deterministic=True)
 
@@ -143,7 +143,7 @@ def test_torch_and_the_written_network_agree(make_quantizer, photos, infer, exac
         for name, parameter in pair.trained().items():
             wide = 0.7 if "grid" in name and target == "shifts" else 0.05
             parameter.add_(torch.randn_like(parameter) * (wide if "grid" in name else 0.02))
-    written = quantizer.write(chosen.layers, qat._trained_grids(pair, grids), pair.network())
+    written = quantizer.write(chosen.layers, qat.trained_grids(pair, grids), pair.network())
     for name in pair.loss.outputs:
         written.graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
     feeds = photos(1, seed=9)[0]
