@@ -118,11 +118,13 @@ class Recipe(BaseModel):
     @model_validator(mode="after")
     def _photos_only_for_qat(self) -> Recipe:
         given = {name: getattr(self, name) for name in ("unlabeled", "labelled") if getattr(self, name) is not None}
-        if given and not self.qat:
-            name, value = next(iter(given.items()))
+        learned_from = {"unlabeled": self.qat or self.effort == "best", "labelled": self.qat}
+        idle = [name for name in given if not learned_from[name]]
+        if idle:
+            name, value = idle[0], given[idle[0]]
             raise UsageError(
                 "photos to fine-tune on are given, and nothing is fine-tuned",
-                expected=f"--{name} together with --qat",
+                expected=f"--{name} together with --qat" + (" or --effort best" if name == "unlabeled" else ""),
                 found=f"{name} {value} without qat",
                 do=f"add --qat, or leave --{name} out",
             )

@@ -57,7 +57,8 @@ again."""
     "--unlabeled",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Photos to fine-tune on without labels: a folder, a data set, or synthetic:N@seed.  [default: the part "
+    help="Photos that --qat and --effort best learn from, without labels: a folder, a data set, or synthetic:N@seed.  "
+    "[default: the part "
     "unlabeled of the data, else the photos calibrated on]",
 )
 @click.option(

@@ -3,8 +3,8 @@
 - ``fast``: each range by its own squared error.
 - ``balanced``: the two ranges of a SiLU on integers together (``numerics.silu_ranges``), and images count fully whose
   values are up to four times as energetic as usual. Costs no time that could be measured.
-- ``best``: then the first blocks of the network are learned (``block_learning``), which needs torch. Where PTQ's
-  network keeps more on photos that nothing is reported on, it stays.
+- ``best``: then the first blocks of the network are learned (``block_learning``), which needs torch, on the photos that
+  QAT without labels would learn from. Where PTQ's network keeps more on the judge's photos, it stays.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ from numpy.typing import NDArray
 
 from qtoolkit.artifacts.files import sha256_json
 from qtoolkit.artifacts.plan import Precision, PrecisionPlan
+from qtoolkit.data.calibration_set import CalibrationSet
+from qtoolkit.data.sources import open_data_source
 from qtoolkit.numerics.ranges import RangeEstimator
 from qtoolkit.quantization.calibrate import CalibrationStatistics
+from qtoolkit.quantization.learning_photos import plain_photos
 from qtoolkit.quantization.plan_judge import better_network
 from qtoolkit.quantization.ptq import Quantizer
 from qtoolkit.quantization.run import Run
@@ -35,7 +38,8 @@ def quantizer_of(run: Run, statistics: CalibrationStatistics, means: Mapping[str
     estimator, effort = RangeEstimator.from_name(run.recipe.ranges), run.recipe.effort
     if effort == "fast":
         return Quantizer(run.model, run.target, statistics, estimator, means)
-    keyed = replace(statistics, key=f"{statistics.key}-{effort}")
+    learned_on = f"-{_photos(run).sha256[:16]}" if effort == "best" else ""
+    keyed = replace(statistics, key=f"{statistics.key}-{effort}{learned_on}")
     return Quantizer(run.model, run.target, keyed, estimator, means, pairs_silu=True, tolerance=_TOLERANCE)
 
 
@@ -49,7 +53,11 @@ def quantized_network(run: Run, quantizer: Quantizer, variant: str, plan: Precis
     key = sha256_json([run.model_sha256, quantizer.statistics.key, run.recipe.ranges, plan.model_dump(mode="json")])
     folder = run.store.path("blocks", f"{variant}-{key[:12]}", "last.safetensors").parent
     learned = learn_blocks(
-        quantizer, plan, run.head, run.calibration, folder, threads=run.recipe.threads,
+        quantizer, plan, run.head, _photos(run), folder, threads=run.recipe.threads,
         progress=lambda done, total: run.progress(f"learning blocks of {variant}", done, total),
     )  # fmt: skip
     return better_network(run, quantizer, plan, learned)
+
+
+def _photos(run: Run) -> CalibrationSet:
+    return plain_photos(run.recipe, open_data_source(run.recipe.data), run.samples, run.calibration)

@@ -12,7 +12,7 @@ from qtoolkit.errors import DataSetError
 from qtoolkit.recipe import Recipe
 from qtoolkit.training.dataset import LabelledImages, read_labelled_images
 
-__all__ = ["LearningSet", "learning_photos"]
+__all__ = ["LearningSet", "learning_photos", "plain_photos"]
 
 LearningSet = CalibrationSet | LabelledImages
 """Plain photos, which the float network alone teaches on, or labelled ones."""
@@ -25,20 +25,35 @@ def learning_photos(
     calibration: CalibrationSet,
     progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
 ) -> LearningSet:
-    """Labelled photos of ``recipe.labelled``. Or plain ones: those of ``recipe.unlabeled``; else those of the part
-    unlabeled of ``source``, the data set of the run, that are not evaluated on; else those of ``calibration``.
+    """Labelled photos of ``recipe.labelled``, else ``plain_photos``.
 
-    Raises DataSetError where what the recipe names cannot be opened, has no usable photo, or has one that is evaluated
-    on, and where ``recipe.labelled`` has no labels.
+    Raises as that does, and DataSetError where ``recipe.labelled`` has no labels or a photo that is evaluated on.
     """
+    if recipe.labelled is None:
+        return plain_photos(recipe, source, evaluated, calibration, progress)
+    given = open_data_source(
+        recipe.labelled, parts=("train",), progress=lambda done, total: progress("rendering people", done, total)
+    )
+    return _labelled(given, evaluated)
 
-    def rendered(done: int, total: int) -> None:
-        progress("rendering people", done, total)
 
-    if recipe.labelled is not None:
-        return _labelled(open_data_source(recipe.labelled, parts=("train",), progress=rendered), evaluated)
+def plain_photos(
+    recipe: Recipe,
+    source: DataSource,
+    evaluated: Samples,
+    calibration: CalibrationSet,
+    progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+) -> CalibrationSet:
+    """Photos of ``recipe.unlabeled``; else those of the part unlabeled of ``source``, the data set of the run, that are
+    not evaluated on; else those of ``calibration``.
+
+    Raises DataSetError where what ``recipe.unlabeled`` names cannot be opened, has no usable photo, or has one that is
+    evaluated on.
+    """
     if recipe.unlabeled is not None:
-        given = open_data_source(recipe.unlabeled, parts=("train",), progress=rendered)
+        given = open_data_source(
+            recipe.unlabeled, parts=("train",), progress=lambda done, total: progress("rendering people", done, total)
+        )
         photos = CalibrationSet.from_split(given.learning_split("--unlabeled"))
         check_disjoint(photos, evaluated)
         return photos

@@ -87,7 +87,7 @@ def until_line(run: LatencyRun) -> str | None:
 def noise_lines(run: LatencyRun) -> list[str]:
     """How far p50 moved from block to block and, where the machine was not quiet, what else it did."""
     moved = ", ".join(f"{each.block_cv_pct:.1f}" for each in run.results.values() if each.block_cv_pct is not None)
-    lines = [f"p50 is known to ±{run.half_width_pct:.1g} % · medians of turns vary by {moved} %"]
+    lines = [f"p50 is known to ±{_rounded(run.half_width_pct)} % · medians of turns vary by {moved} %"]
     if run.noise.quiet:
         return [f"{lines[0]} · the machine was quiet"]
     return [*lines, *(f"noise: {cause}" for cause in noise_causes(run.noise))]
@@ -115,3 +115,8 @@ def _ratio(ratio: float, low: float, high: float) -> str:
 
 def _count(number: int, thing: str) -> str:
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def _rounded(percent: float) -> str:
+    """Two digits below ten, none behind the point above."""
+    return f"{percent:.0f}" if percent >= 9.95 else f"{percent:.1f}"

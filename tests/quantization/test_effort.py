@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -7,6 +8,9 @@ import numpy as np
 import pytest
 
 from qtoolkit.backends.targets import find_target
+from qtoolkit.data.calibration_set import calibration_set_of
+from qtoolkit.data.sources import open_data_source
+from qtoolkit.quantization import effort
 from qtoolkit.quantization.effort import quantizer_of
 from qtoolkit.quantization.ptq import Quantizer
 from qtoolkit.quantization.run import Run
@@ -35,3 +39,37 @@ def test_balanced_searches_pairs_and_counts_energetic_images(made):
 
 def test_stages_that_follow_tell_efforts_apart(made):
     assert made("fast").statistics.key != made("balanced").statistics.key
+
+
+class TestBest:
+    """It learns from photos that the judge does not see, where the data set has any."""
+
+    @pytest.fixture
+    def photos_of(self, pose, calibrated, make_data_set, tmp_path):
+        def find(unlabeled: bool):
+            root = make_data_set(tmp_path / f"people {unlabeled}")
+            if unlabeled:
+                shutil.copytree(root / "val", root / "more")
+                (root / "more" / "1.png").write_bytes((root / "calib" / "11.png").read_bytes())
+                with (root / "dataset.yaml").open("a") as stream:
+                    stream.write("unlabeled: {images: more}\n")
+            source = open_data_source(root)
+            recipe = SimpleNamespace(ranges="mse", effort="best", data=root, unlabeled=None)
+            run = SimpleNamespace(
+                model=pose, target=find_target("ort-cpu"), recipe=recipe, samples=source.evaluation_samples(),
+                calibration=calibration_set_of(source),
+            )  # fmt: skip
+            return effort._photos(cast(Run, cast(Any, run))), quantizer_of(
+                cast(Run, cast(Any, run)), calibrated(pose), {}
+            )
+
+        return find
+
+    def test_the_part_unlabeled_without_what_is_evaluated_on(self, photos_of):
+        assert [image.name for image in photos_of(True)[0].images] == ["1.png"]
+
+    def test_the_photos_calibrated_on_where_there_are_no_others(self, photos_of):
+        assert [image.name for image in photos_of(False)[0].images] == ["11.png", "12.png", "13.png"]
+
+    def test_stages_that_follow_tell_the_photos_apart(self, photos_of):
+        assert photos_of(True)[1].statistics.key != photos_of(False)[1].statistics.key
