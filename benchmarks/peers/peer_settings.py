@@ -14,13 +14,15 @@ FLOAT = "float"
 class Setting:
     """One row: ``name`` within its tool, what it is in words, and what it is for.
 
-    ``is_default``: the tool as it comes. ``suffix``: of the file it writes; an IR (.xml) runs on OpenVINO only.
+    ``is_default``: the tool as it comes. ``suffix``: of the file it writes. ``on_openvino``: made for OpenVINO, and
+    measured there only.
     """
 
     name: str
     text: str
     is_default: bool = False
     suffix: str = ".onnx"
+    on_openvino: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ TOOLS = (
         (
             Setting("int8", "`qtool quantize`, its int8 network", is_default=True),
             Setting("mixed", "`qtool quantize --mixed 0.3`: 30 % of the layers at 16 bit (fp16)"),
+            Setting("openvino-int8", "`qtool quantize --target openvino-cpu`", on_openvino=True),
+            Setting("openvino-mixed", "`qtool quantize --target openvino-cpu --mixed 0.3`", on_openvino=True),
         ),
     ),
     Tool(
@@ -60,8 +64,10 @@ TOOLS = (
         (
             Setting("default", "`nncf.quantize(model, dataset)`", is_default=True),
             Setting("best", "mixed preset (asymmetric activations), full bias correction, decode tail in float"),
-            Setting("openvino-default", "the default on an OpenVINO IR", is_default=True, suffix=".xml"),
-            Setting("openvino-best", "best on an OpenVINO IR", suffix=".xml"),
+            Setting(
+                "openvino-default", "the default on an OpenVINO IR", is_default=True, suffix=".xml", on_openvino=True
+            ),
+            Setting("openvino-best", "best on an OpenVINO IR", suffix=".xml", on_openvino=True),
         ),
     ),
     Tool(
@@ -123,6 +129,10 @@ TOOL_NAMES = tuple(tool.name for tool in TOOLS)
 def label_of(tool: Tool, setting: Setting) -> str:
     """The name of a row: in file names, in the JSON and on the command line."""
     return f"{tool.name}-{setting.name}"
+
+
+OPENVINO_TOOL = next(tool for tool in TOOLS if tool.name == "nncf")
+"""In its environment everything is measured that runs on OpenVINO."""
 
 
 def chosen(only: tuple[str, ...], default_only: bool) -> tuple[tuple[Tool, Setting], ...]:

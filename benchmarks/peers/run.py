@@ -29,7 +29,7 @@ from peer_figures import (
 from peer_inputs import Inputs, open_inputs
 from peer_openvino import openvino_latencies, openvino_people
 from peer_processes import NotRun, find_python, prepare_venv
-from peer_settings import FLOAT, TOOL_NAMES, Setting, Tool, chosen, label_of
+from peer_settings import FLOAT, OPENVINO_TOOL, TOOL_NAMES, Setting, Tool, chosen, label_of
 from peer_table import results_text
 
 from qtoolkit.artifacts.files import prepare_out_dir, write_text
@@ -82,10 +82,12 @@ class Comparison:
             python, timeout_s = self.python_of(tool), self.options.timeout
             row |= quantize(self.inputs, tool, setting, python, timeout_s)
             network = self.networks[label] = network_path(self.inputs, tool, setting)
-            if setting.suffix == ".onnx":
+            if not setting.on_openvino:
                 self.people[label] = people_of(self.inputs, label, network, self.options.head)
                 row |= {"ran_on": "ort-cpu", **self.accuracy_of(self.people[label])}
             else:
+                # One release of OpenVINO for all: that of NNCF's environment.
+                python = self.python_of(OPENVINO_TOOL)
                 found = openvino_people(self.inputs, label, network, self.head, python, timeout_s)
                 self.people[label] = found
                 row |= {"ran_on": "openvino-cpu", "openvino": self.accuracy_of(found)}
@@ -144,9 +146,8 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
         run.rows.append(run.row(tool, setting))
         save(run)
     add_comparisons(run)
-    nncf = next((tool for tool, _ in wanted if tool.venv == "nncf"), None)
-    if options.openvino and nncf is not None:
-        guarded(run, "openvino", lambda: run.add_openvino(nncf))
+    if options.openvino and any(tool.venv == OPENVINO_TOOL.venv for tool, _ in wanted):
+        guarded(run, "openvino", lambda: run.add_openvino(OPENVINO_TOOL))
     return save(run)
 
 
@@ -155,7 +156,8 @@ def add_comparisons(run: Comparison) -> None:
     for row in run.rows:
         if row["label"] in run.people and row["label"] != FLOAT:
             row["differences"] = differences(run.inputs, row["label"], run.people, run.options.resamples)
-    networks = {label: path for label, path in run.networks.items() if label in run.people and path.suffix == ".onnx"}
+    on_openvino = {row["label"] for row in run.rows if row.get("ran_on") == "openvino-cpu"}
+    networks = {label: path for label, path in run.networks.items() if label in run.people.keys() - on_openvino}
     guarded(run, "latency", lambda: add_latencies(run, networks))
 
 

@@ -41,5 +41,7 @@ if __name__ == "__main__":
         {
             "int8": lambda job: quantize(job, "int8"),
             "mixed": lambda job: quantize(job, "mixed", "--mixed", "0.3"),
+            "openvino-int8": lambda job: quantize(job, "int8", "--target", "openvino-cpu"),
+            "openvino-mixed": lambda job: quantize(job, "mixed", "--target", "openvino-cpu", "--mixed", "0.3"),
         },
     )

@@ -26,7 +26,8 @@ def test_every_tool_has_a_default_and_a_best():
 
 def test_rows_are_chosen_in_the_order_of_the_table():
     rows = [label_of(*row) for row in chosen(("ort", "qtool"), default_only=False)]
-    assert rows == ["qtool-int8", "qtool-mixed", "ort-default", "ort-best", "ort-best-float-last"]
+    qtool = ["qtool-int8", "qtool-mixed", "qtool-openvino-int8", "qtool-openvino-mixed"]
+    assert rows == [*qtool, "ort-default", "ort-best", "ort-best-float-last"]
     assert [label_of(*row) for row in chosen(("ort", "qtool"), default_only=True)] == ["qtool-int8", "ort-default"]
 
 
