@@ -54,7 +54,10 @@ def test_other_parameters_are_adamw():
 
 def test_it_learns_a_linear_map():
     generator = torch.Generator().manual_seed(2)
-    layer, inputs = nn.Conv2d(6, 4, 1, bias=False), torch.randn(32, 6, 2, 2, generator=generator)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        layer = nn.Conv2d(6, 4, 1, bias=False)
+    inputs = torch.randn(32, 6, 2, 2, generator=generator)
     wanted = torch.einsum("oc,bchw->bohw", torch.randn(4, 6, generator=generator), inputs)
     optimizer = MuonAdamW([{"params": [layer.weight], "muon": True}], lr=0.1, momentum=0.9)
     losses = []
