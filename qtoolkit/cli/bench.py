@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from qtoolkit.cli.bench_engines import build_engines
 from qtoolkit.cli.bench_modelled import bench_modelled, list_devices_option, precision_option
 from qtoolkit.cli.bench_networks import PHOTOS, at_batch, network_names, open_networks, write_photos
 from qtoolkit.cli.options import head_option, input_size_option, json_option, quiet_option, threads_option
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-_LATER_DEVICES = ("cuda",)
 _MODELLED = frozenset({"models", "device", "precisions", "input_size_wh", "quiet", "as_json"})
 _ON_A_BOARD = _MODELLED - {"precisions"} | {"runtime", "threads", "runs", "data"}
+_ON_A_GPU = _ON_A_BOARD - {"runtime", "threads"} | {"until_pct", "limit_s", "compare", "force", "max_ratio"}
 _EPILOG = """\
 \b
 Examples:
@@ -73,7 +74,7 @@ class _Percent(_PercentType):
     default="cpu",
     show_default=True,
     metavar="DEVICE",
-    help="cpu, or a board at ssh://user@host[:port][/python]: measured. jetson[-NAME][@MODE]: modelled.",
+    help="Measured: cpu, cuda (TensorRT), ssh://user@host[:port][/python], a board. Modelled: jetson[-NAME][@MODE].",
 )
 @list_devices_option
 @precision_option
@@ -144,9 +145,10 @@ def command(
         _check_options(context, _MODELLED)
         named = dict(zip(network_names(models), models, strict=True))
         return bench_modelled(named, device, options["precisions"], options["input_size_wh"], as_json)
-    _check_options(context, frozenset(context.params) - {"precisions"})
-    options.pop("precisions")
+    _check_options(context, _ON_A_GPU if device == "cuda" else frozenset(context.params) - {"precisions"})
     _check_device(device)
+    options.pop("precisions")
+    options["runtime"] = "tensorrt" if device == "cuda" else options["runtime"]
     _check_compare(models, compare, force, max_ratio)
 
     from qtoolkit.bench.comparison import check_max_ratio, compare_files, compare_in_one_run, read_bench
@@ -184,6 +186,8 @@ def _measured(
     with tempfile.TemporaryDirectory(prefix="qtoolkit-") as folder:
         networks = open_networks(models, input_size_wh, Path(folder))
         paths = {name: network.path for name, network in networks.items()}
+        if runtime == "tensorrt":
+            paths = build_engines(paths, Path(folder), progress)
         photos, feeds = ([], None) if data is None else write_photos(data, networks, Path(folder) / "photos.npy")
         run = measure_run(
             paths,
@@ -304,18 +308,14 @@ def _check_options(context: click.Context, accepted: Collection[str]) -> None:
 
 
 def _check_device(device: str) -> None:
-    if device == "cpu":
-        return
-    if device.partition("-")[0] in _LATER_DEVICES:
-        raise UnavailableError(
-            f"measuring on {device} comes with a later release",
-            expected="--device cpu",
-            found=f"--device {device}",
-            do="measure on this machine's processor; `qtool doctor` says what it can do",
+    if device == "cuda":
+        from qtoolkit.backends.nvidia_driver import find_gpu
+
+        find_gpu()
+    elif device != "cpu":
+        raise UsageError(
+            "the device is not known",
+            expected="cpu, cuda, ssh://user@host, or jetson or jetson-NAME for a modelled latency",
+            found=repr(device),
+            do="choose a device with --device",
         )
-    raise UsageError(
-        "the device is not known",
-        expected="cpu or ssh://user@host, or jetson or jetson-NAME for a modelled latency (later releases: cuda)",
-        found=repr(device),
-        do="choose a device with --device",
-    )

@@ -4,11 +4,16 @@ import json
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import onnx
 import pytest
 
+from qtoolkit import engine_build
+from qtoolkit.backends import nvidia_driver, tensorrt_library
+from qtoolkit.backends.nvidia_driver import gpu_or_none
 from qtoolkit.bench import latency, pose_stages, throughput
+from qtoolkit.cli.bench_engines import build_engines
 from qtoolkit.cli.bench_networks import network_names
 
 
@@ -57,11 +62,36 @@ def test_photos_cannot_be_fed_to_networks_of_two_sizes(network, tiny_pose_model,
     assert "found: (1, 3, 64, 64), (1, 3, 96, 96)" in result.stderr
 
 
-@pytest.mark.parametrize("device", ["cuda"])
-def test_devices_of_later_releases(device, network, qtool):
-    result = qtool("bench", network, "--device", device)
+@pytest.mark.skipif(gpu_or_none() is not None, reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there(network, qtool):
+    result = qtool("bench", network, "--device", "cuda")
     assert result.exit_code == 4
-    assert f"measuring on {device} comes with a later release" in result.stderr
+    assert "GPU" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("version", "target"), [("8.6.1", "tensorrt"), ("10.3.0", "tensorrt"), ("11.4.0.106", "tensorrt-strong")]
+)
+def test_engines_are_built_for_the_gpu_in_the_dialect_of_its_library(version, target, network, tmp_path, monkeypatch):
+    built = []
+
+    def build(options):
+        built.append((options.model, options.target))
+        return SimpleNamespace(file=options.out / "network.engine")
+
+    monkeypatch.setattr(nvidia_driver, "find_gpu", lambda: None)
+    monkeypatch.setattr(tensorrt_library, "load_tensorrt", lambda name: SimpleNamespace(__version__=version))
+    monkeypatch.setattr(engine_build, "build", build)
+    engines = build_engines({"a": network, "b": network}, tmp_path, lambda stage, done, total: None)
+    assert built == [(network, target)] * 2
+    assert list(engines) == ["a", "b"] and engines["a"] != engines["b"]
+
+
+@pytest.mark.parametrize("option", [("--threads", 2), ("--batch", 2), ("--stages",), ("--runtime", "ort-cpu")])
+def test_options_that_mean_nothing_on_a_gpu(option, network, qtool):
+    result = qtool("bench", network, "--device", "cuda", *option)
+    assert result.exit_code == 2
+    assert "these options cannot be used with --device cuda" in result.stderr and option[0] in result.stderr
 
 
 def test_an_unknown_runtime_lists_the_known_ones(network, qtool):
