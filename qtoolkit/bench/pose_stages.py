@@ -15,11 +15,9 @@ from qtoolkit.bench.environment import cpu_name
 from qtoolkit.bench.turns import Progress, rotating_turns
 from qtoolkit.bench.worker_process import WorkerProcess
 from qtoolkit.errors import UsageError
+from qtoolkit.evaluation.nms import DEPLOYED_SCORE_THRESHOLD
 
-__all__ = ["DEPLOYED_SCORE_THRESHOLD", "StageTimes", "measure_stages"]
-
-DEPLOYED_SCORE_THRESHOLD = 0.25
-"""People with a lower score are dropped, as a program that shows people would; decoding for AP keeps far more."""
+__all__ = ["StageTimes", "measure_stages"]
 
 _BLOCK = 10
 

@@ -21,15 +21,12 @@ from qtoolkit.errors import UsageError
 from qtoolkit.evaluation.end_to_end import with_nms_inside
 from qtoolkit.evaluation.evaluate import runnable_network
 from qtoolkit.evaluation.heads import Head
-from qtoolkit.evaluation.nms import DEFAULT_IOU_THRESHOLD, MAX_CANDIDATES, MAX_PEOPLE
+from qtoolkit.evaluation.nms import DEFAULT_IOU_THRESHOLD, DEPLOYED_SCORE_THRESHOLD, MAX_CANDIDATES, MAX_PEOPLE
 from qtoolkit.evaluation.pose_network import PoseNetwork
 from qtoolkit.graph.load import prepare_network
 from qtoolkit.graph.read import read_model
 
-__all__ = ["DEPLOYED_SCORE_THRESHOLD", "BundleFile", "write_bundle"]
-
-DEPLOYED_SCORE_THRESHOLD = 0.25
-"""People with a lower score are dropped: for pictures, not for AP."""
+__all__ = ["BundleFile", "write_bundle"]
 
 _SCHEMA = 1
 # The first moment a zip can name: the same input gives the same bytes whenever it is written.

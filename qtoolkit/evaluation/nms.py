@@ -7,11 +7,19 @@ from numpy.typing import NDArray
 
 from qtoolkit.errors import UsageError
 
-__all__ = ["DEFAULT_IOU_THRESHOLD", "MAX_CANDIDATES", "MAX_PEOPLE", "non_maximum_suppression"]
+__all__ = [
+    "DEFAULT_IOU_THRESHOLD",
+    "DEPLOYED_SCORE_THRESHOLD",
+    "MAX_CANDIDATES",
+    "MAX_PEOPLE",
+    "non_maximum_suppression",
+]
 
 # The values with which Ultralytics validates pose networks, and with which the published figures were measured.
 DEFAULT_IOU_THRESHOLD = 0.7
 MAX_PEOPLE = 300
+# As a program that shows people would; decoding for AP keeps far more.
+DEPLOYED_SCORE_THRESHOLD = 0.25
 # Below the 3,000 most confident there is no person left to find; it bounds the time of an image full of noise.
 MAX_CANDIDATES = 3000
 

@@ -17,7 +17,7 @@ from qtoolkit.errors import UsageError
 from qtoolkit.models.blocks import C3, SPP, ConvolutionStem, ConvolutionUnit, FocusStem, depthwise_unit
 from qtoolkit.models.yolopose_config import YoloPoseConfig
 
-__all__ = ["ANCHORS", "STRIDES", "DeployedYoloPose", "YoloPose", "YoloPoseConfig", "decode"]
+__all__ = ["ANCHORS", "STRIDES", "DeployedYoloPose", "YoloPose", "YoloPoseConfig", "anchors_apart", "decode"]
 
 STRIDES = (8, 16, 32, 64)
 """Pixels per cell of the levels P3, P4, P5, P6."""
@@ -125,8 +125,8 @@ class _Head(nn.Module):
         """(B, C, H, W) → boxes (B, 3, H, W, 6) and keypoints (B, 3, H, W, 3K)."""
         box, keypoints = self.box(x), self.keypoints(x)
         if not self._joined:
-            return _anchors_apart(box), _anchors_apart(keypoints)
-        rows = _anchors_apart(torch.cat((box, keypoints), dim=1))
+            return anchors_apart(box), anchors_apart(keypoints)
+        rows = anchors_apart(torch.cat((box, keypoints), dim=1))
         return rows[..., :_BOX_COLUMNS], rows[..., _BOX_COLUMNS:]
 
     @torch.no_grad()
@@ -153,7 +153,7 @@ def _bias(layer: nn.Conv2d) -> Tensor:
     return layer.bias if layer.bias is not None else torch.zeros(layer.out_channels)
 
 
-def _anchors_apart(x: Tensor) -> Tensor:
+def anchors_apart(x: Tensor) -> Tensor:
     """(B, 3·R, H, W) → (B, 3, H, W, R)."""
     b, c, h, w = x.shape
     return x.reshape(b, _PER_CELL, c // _PER_CELL, h, w).permute(0, 1, 3, 4, 2)

@@ -14,7 +14,7 @@ from torch import Tensor
 from qtoolkit.data.skeletons import COCO17
 from qtoolkit.errors import UsageError
 from qtoolkit.evaluation.head_layouts import Head
-from qtoolkit.models.yolopose import ANCHORS, STRIDES, decode
+from qtoolkit.models.yolopose import ANCHORS, STRIDES, anchors_apart, decode
 from qtoolkit.training.distill import head_outputs
 from qtoolkit.training.losses import LOSS_PARTS, PoseLoss, Targets
 from qtoolkit.training.onnx_module import OnnxModule
@@ -114,11 +114,5 @@ def _levels(outputs: Mapping[str, Tensor], head: Head) -> tuple[tuple[str, ...],
 def _rows(outputs: Mapping[str, Tensor], levels: Sequence[Sequence[str]], joined: _Joined) -> list[Tensor]:
     """Logits per level as ``YoloPose.forward`` gives them, (B, 3, H, W, 6 + 3K)."""
     if joined == "ti":
-        return [_anchors_apart(torch.cat([outputs[name] for name in level], dim=1)) for level in levels]
-    return [torch.cat([_anchors_apart(outputs[name]) for name in level], dim=-1) for level in levels]
-
-
-def _anchors_apart(x: Tensor) -> Tensor:
-    """(B, 3·R, H, W) → (B, 3, H, W, R)."""
-    b, c, h, w = x.shape
-    return x.reshape(b, _PER_CELL, c // _PER_CELL, h, w).permute(0, 1, 3, 4, 2)
+        return [anchors_apart(torch.cat([outputs[name] for name in level], dim=1)) for level in levels]
+    return [torch.cat([anchors_apart(outputs[name]) for name in level], dim=-1) for level in levels]
