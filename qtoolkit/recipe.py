@@ -11,6 +11,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from qtoolkit.corrections import NEEDS_TORCH, Correction, Effort, default_corrections
 from qtoolkit.errors import RecipeError, UsageError
 
 __all__ = [
@@ -47,7 +48,8 @@ class Recipe(BaseModel):
       ``min_ap_retention``: the cheapest plan that keeps this share of the float AP, counted in ``mixed_by`` (None: time
       where the target's runtime runs here, else MACs). Or ``plan``: a precision plan.
     - ``metric``: of the sensitivity analysis, on ``sensitivity_images`` calibration photos (ap: labelled ones of train
-      or calib); ``ranges``: range estimator; ``effort``: how much is done to find good grids (``quantization.effort``).
+      or calib); ``ranges``: range estimator; ``effort``: how much is done to find good grids (``quantization.effort``);
+      ``corrections``: the corrections by name (``corrections``) in place of those of the effort.
     - ``qat``: fine-tune the 8-bit and the mixed network, seeing ``qat_images`` images, at the highest learning rate
       ``qat_lr``: without labels on the photos of ``unlabeled`` (folder or data set; None: the part unlabeled of
       ``data``, or the photos calibrated on), or with them on the part train of the data set ``labelled``.
@@ -70,7 +72,8 @@ class Recipe(BaseModel):
     plan: Path | None = None
     metric: Literal["oks", "sqnr", "fisher", "ap"] = "oks"
     ranges: Literal["min-max", "moving-average", "percentile", "mse", "entropy"] = "mse"
-    effort: Literal["fast", "balanced", "best"] = "balanced"
+    effort: Effort = "balanced"
+    corrections: tuple[Correction, ...] | None = None
     qat: bool = False
     qat_images: int = Field(default=2000, ge=1)
     qat_lr: float = Field(default=1e-4, gt=0, allow_inf_nan=False)
@@ -115,10 +118,16 @@ class Recipe(BaseModel):
         """Whether the run ranks layers and chooses a plan itself."""
         return self.mixed is not None or self.min_ap_retention is not None
 
+    @property
+    def learns_corrections(self) -> bool:
+        """Whether a correction learns from photos, which needs torch."""
+        chosen = default_corrections(self.effort, False) if self.corrections is None else self.corrections
+        return not NEEDS_TORCH.isdisjoint(chosen)
+
     @model_validator(mode="after")
     def _photos_only_for_qat(self) -> Recipe:
         given = {name: getattr(self, name) for name in ("unlabeled", "labelled") if getattr(self, name) is not None}
-        learned_from = {"unlabeled": self.qat or self.effort == "best", "labelled": self.qat}
+        learned_from = {"unlabeled": self.qat or self.learns_corrections, "labelled": self.qat}
         idle = [name for name in given if not learned_from[name]]
         if idle:
             name, value = idle[0], given[idle[0]]

@@ -77,7 +77,8 @@ def test_defaults(write):
     assert fields == {
         "version": 1, "target": "ort-cpu", "device": None, "wide": None, "mixed": None, "mixed_by": None, "plan": None,
         "min_ap_retention": None,
-        "metric": "oks", "ranges": "mse", "effort": "balanced", "head": None, "input_size_wh": None, "images": None,
+        "metric": "oks", "ranges": "mse", "effort": "balanced", "corrections": None,
+        "head": None, "input_size_wh": None, "images": None,
         "calibration_images": None, "sensitivity_images": 16, "threads": None, "runs": 100, "seed": 0,
             "qat": False, "qat_images": 2000, "qat_lr": 1e-4, "unlabeled": None, "labelled": None,
     }  # fmt: skip

@@ -6,12 +6,13 @@ An option without a value here has the default of the library, which its help na
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from qtoolkit.corrections import CORRECTIONS
 from qtoolkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "InputSize",
+    "NameList",
     "build_recipe",
     "data_option",
     "head_option",
@@ -48,6 +50,33 @@ if TYPE_CHECKING:
 else:
     # Older versions of click cannot be subscripted.
     _SizeType = click.ParamType
+
+
+if TYPE_CHECKING:
+    _NamesType = click.ParamType[tuple[str, ...]]
+else:
+    _NamesType = click.ParamType
+
+
+class NameList(_NamesType):
+    """Some of ``names`` with commas between them, each once, or ``none``; gives them as a tuple."""
+
+    name = "NAMES"
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = tuple(names)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """Raises click's usage error (exit 2) for another name, or one that stands twice."""
+        if isinstance(value, tuple):
+            return value
+        given = [] if value == "none" else [part.strip() for part in str(value).split(",")]
+        for name in given:
+            if name not in self._names:
+                self.fail(f"{name!r} is not one of {', '.join(self._names)}, or none alone.", param, ctx)
+            if given.count(name) > 1:
+                self.fail(f"{name!r} stands twice.", param, ctx)
+        return tuple(given)
 
 
 class InputSize(_SizeType):
@@ -184,6 +213,13 @@ _RECIPE_OPTIONS: tuple[Decorator[Any], ...] = (
         help="How grids are found: each by its own error (fast), those around a SiLU together (balanced), the first "
         "blocks learned as well (best, needs torch)."
         "  [default: balanced]",
+    ),
+    click.option(
+        "--corrections",
+        type=NameList(CORRECTIONS),
+        metavar="NAMES",
+        help=f"Corrections by name, with commas, or none: {', '.join(CORRECTIONS)} (docs/EFFORT.md).  "
+        "[default: those of the effort]",
     ),
     head_option,
     input_size_option,

@@ -86,7 +86,7 @@ def command(model: Path | None, quiet: bool, as_json: bool, **options: Any) -> N
 
 def quantize_and_print(recipe: Recipe, quiet: bool, as_json: bool) -> None:
     """Run the pipeline, write the report, print scorecard and plan."""
-    if recipe.qat or recipe.effort == "best":
+    if recipe.qat or recipe.learns_corrections:
         prepare_torch()
 
     from qtoolkit.pipeline import quantize

@@ -5,6 +5,8 @@
   values are up to four times as energetic as usual. Costs no time that could be measured.
 - ``best``: then the first blocks of the network are learned (``block_learning``), which needs torch, on the photos that
   QAT without labels would learn from. Where PTQ's network keeps more on the judge's photos, it stays.
+
+Which corrections those are says ``qtoolkit.corrections``; a recipe can name others.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from numpy.typing import NDArray
 
 from qtoolkit.artifacts.files import sha256_json
 from qtoolkit.artifacts.plan import Precision, PrecisionPlan
+from qtoolkit.corrections import NEEDS_TORCH, Correction, default_corrections
 from qtoolkit.data.calibration_set import CalibrationSet
 from qtoolkit.data.sources import open_data_source
 from qtoolkit.numerics.ranges import RangeEstimator
@@ -27,25 +30,32 @@ from qtoolkit.quantization.plan_judge import better_network
 from qtoolkit.quantization.ptq import Quantizer
 from qtoolkit.quantization.run import Run
 
-__all__ = ["quantized_network", "quantizer_of"]
+__all__ = ["corrections_of", "quantized_network", "quantizer_of"]
 
 # Beyond fourfold energy, twofold values, an image is odd; rendered ones were found with a hundredfold.
 _TOLERANCE = 4.0
 
 
+def corrections_of(run: Run) -> frozenset[Correction]:
+    """What is corrected in ``run``: what its recipe names, else what its effort and its target take."""
+    recipe = run.recipe
+    if recipe.corrections is not None:
+        return frozenset(recipe.corrections)
+    return default_corrections(recipe.effort, run.target.corrects_bias)
+
+
 def quantizer_of(run: Run, statistics: CalibrationStatistics, means: Mapping[str, NDArray[np.float64]]) -> Quantizer:
-    """The quantizer of ``run`` at its effort. Its key names the effort, so that later stages tell efforts apart."""
-    estimator, effort = RangeEstimator.from_name(run.recipe.ranges), run.recipe.effort
-    if effort == "fast":
-        return Quantizer(run.model, run.target, statistics, estimator, means)
-    learned_on = f"-{_photos(run).sha256[:16]}" if effort == "best" else ""
-    keyed = replace(statistics, key=f"{statistics.key}-{effort}{learned_on}")
-    return Quantizer(run.model, run.target, keyed, estimator, means, pairs_silu=True, tolerance=_TOLERANCE)
+    """The quantizer of ``run``. Its key names effort and corrections, so that later stages tell them apart."""
+    estimator, effort, chosen = RangeEstimator.from_name(run.recipe.ranges), run.recipe.effort, corrections_of(run)
+    learned_on = [_photos(run).sha256[:16]] if NEEDS_TORCH & chosen else []
+    keyed = replace(statistics, key="-".join([statistics.key, effort, *sorted(chosen), *learned_on]))
+    tolerance = 1.0 if effort == "fast" else _TOLERANCE
+    return Quantizer(run.model, run.target, keyed, estimator, means, "silu-pairs" in chosen, tolerance)
 
 
 def quantized_network(run: Run, quantizer: Quantizer, variant: str, plan: PrecisionPlan) -> onnx.ModelProto:
     """The network of a variant, at the effort of ``run``."""
-    if run.recipe.effort != "best" or not plan.layers_at(Precision.INT8):
+    if NEEDS_TORCH.isdisjoint(corrections_of(run)) or not plan.layers_at(Precision.INT8):
         return quantizer.quantize(plan).model
     # Only here: everything else runs without torch.
     from qtoolkit.quantization.block_learning import learn_blocks

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from qtoolkit.backends.targets import TARGETS
 from qtoolkit.cli import eval as eval_module
 from qtoolkit.cli import quantize, sensitivity
-from qtoolkit.cli.options import InputSize, build_recipe
+from qtoolkit.cli.options import InputSize, NameList, build_recipe
 from qtoolkit.errors import UsageError
 from qtoolkit.evaluation.decode import DEFAULT_SCORE_THRESHOLD
 from qtoolkit.evaluation.nms import DEFAULT_IOU_THRESHOLD
@@ -129,3 +129,14 @@ class TestBuildRecipe:
     def test_a_share_outside_0_to_1(self, share):
         with pytest.raises(UsageError, match="share of the network to keep at 16 bit"):
             build_recipe(Path("m.onnx"), {"data": Path("coco"), "mixed": share})
+
+
+class TestNameList:
+    @pytest.mark.parametrize(("text", "names"), [("none", ()), ("b", ("b",)), ("b, a", ("b", "a"))])
+    def test_names_with_commas(self, text, names):
+        assert NameList(["a", "b"]).convert(text, None, None) == names
+
+    @pytest.mark.parametrize("text", ["", "c", "a,a", "none,a", "a,"])
+    def test_anything_else_is_a_usage_error(self, text):
+        with pytest.raises(click.UsageError, match=r"not one of a, b|stands twice"):
+            NameList(["a", "b"]).convert(text, None, None)

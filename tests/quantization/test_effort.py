@@ -2,24 +2,25 @@ from __future__ import annotations
 
 import shutil
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import numpy as np
 import pytest
 
 from qtoolkit.backends.targets import find_target
+from qtoolkit.corrections import CORRECTIONS, Correction
 from qtoolkit.data.calibration_set import calibration_set_of
 from qtoolkit.data.sources import open_data_source
 from qtoolkit.quantization import effort
-from qtoolkit.quantization.effort import quantizer_of
+from qtoolkit.quantization.effort import corrections_of, quantizer_of
 from qtoolkit.quantization.ptq import Quantizer
 from qtoolkit.quantization.run import Run
 
 
 @pytest.fixture
 def made(pose, calibrated):
-    def make(effort: str) -> Quantizer:
-        recipe = SimpleNamespace(ranges="mse", effort=effort)
+    def make(effort: str, corrections: tuple[str, ...] | None = None) -> Quantizer:
+        recipe = SimpleNamespace(ranges="mse", effort=effort, corrections=corrections)
         run = SimpleNamespace(model=pose, target=find_target("ort-cpu"), recipe=recipe)
         return quantizer_of(cast(Run, cast(Any, run)), calibrated(pose), {"x": np.zeros(3)})
 
@@ -41,6 +42,32 @@ def test_stages_that_follow_tell_efforts_apart(made):
     assert made("fast").statistics.key != made("balanced").statistics.key
 
 
+class TestCorrections:
+    def test_named_ones_replace_those_of_the_effort(self, made):
+        assert not made("balanced", ()).pairs_silu
+        assert made("fast", ("silu-pairs",)).pairs_silu
+
+    def test_stages_that_follow_tell_them_apart(self, made):
+        assert made("balanced", ()).statistics.key != made("balanced", ("silu-pairs",)).statistics.key
+        assert (
+            made("balanced", ("silu-pairs", "bias")).statistics.key
+            == made("balanced", ("bias", "silu-pairs")).statistics.key
+        )
+
+    @pytest.mark.parametrize(("effort", "target", "expected"), [
+        ("fast", "ort-cpu", set()),
+        ("balanced", "ort-cpu", {"silu-pairs"}),
+        ("balanced", "tidl", {"silu-pairs", "bias"}),
+        ("best", "ort-cpu", {"silu-pairs", "blocks"}),
+    ])  # fmt: skip
+    def test_defaults(self, effort, target, expected):
+        run = SimpleNamespace(recipe=SimpleNamespace(effort=effort, corrections=None), target=find_target(target))
+        assert corrections_of(cast(Run, cast(Any, run))) == expected
+
+    def test_each_says_what_it_does(self):
+        assert set(CORRECTIONS) == set(get_args(Correction))
+
+
 class TestBest:
     """It learns from photos that the judge does not see, where the data set has any."""
 
@@ -54,7 +81,7 @@ class TestBest:
                 with (root / "dataset.yaml").open("a") as stream:
                     stream.write("unlabeled: {images: more}\n")
             source = open_data_source(root)
-            recipe = SimpleNamespace(ranges="mse", effort="best", data=root, unlabeled=None)
+            recipe = SimpleNamespace(ranges="mse", effort="best", corrections=None, data=root, unlabeled=None)
             run = SimpleNamespace(
                 model=pose, target=find_target("ort-cpu"), recipe=recipe, samples=source.evaluation_samples(),
                 calibration=calibration_set_of(source),
