@@ -6,17 +6,18 @@ from typing import Literal
 
 __all__ = ["CORRECTIONS", "NEEDS_TORCH", "Correction", "Effort", "default_corrections"]
 
-Correction = Literal["silu-pairs", "bias", "blocks"]
+Correction = Literal["silu-pairs", "bias", "blocks", "rounding"]
 Effort = Literal["fast", "balanced", "best"]
 
 CORRECTIONS: dict[Correction, str] = {
     "silu-pairs": "the two ranges around a SiLU on integers are searched together",
     "bias": "what rounded weights add to the mean output is taken off the biases, by the float network's channel means",
     "blocks": "weights and scales of the first blocks are learned, straight through the rounding",
+    "rounding": "which way each weight is rounded is learned, unit by unit through the whole network",
 }
 """Name → what it does, in the order in which they are applied."""
 
-NEEDS_TORCH: frozenset[Correction] = frozenset({"blocks"})
+NEEDS_TORCH: frozenset[Correction] = frozenset({"blocks", "rounding"})
 """Those that learn, and so need the extra ``train``."""
 
 _OF_EFFORT: dict[Effort, frozenset[Correction]] = {

@@ -19,7 +19,7 @@ _WITH_TORCH = (
     "qtoolkit.training.",
     "qtoolkit.graph.export",
     "qtoolkit.quantization.qat",
-    "qtoolkit.quantization.block_learning",
+    "qtoolkit.quantization.learned_network",
     "qtoolkit.quantization.fisher",
 )
 _HEAVY = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from qtoolkit.graph.tidy import rewrite_graph_
 from qtoolkit.graph.view import node_name
 from qtoolkit.numerics.affine import IntegerGrid, QuantParams, quantize
 
-__all__ = ["LayerWeights", "insert_qdq"]
+__all__ = ["LayerWeights", "insert_qdq", "read_names"]
 
 _INT16_OPSET = 21
 _BIAS_GRID = IntegerGrid(bit_width=32, signed=True, symmetric=True)
@@ -143,6 +143,16 @@ def _reader_table(placement: Placement) -> dict[tuple[str, str | None], int]:
         for reader in (None,) if pair.readers is None else pair.readers:
             table[tensor, reader] = bits
     return table
+
+
+def read_names(placement: Placement, readers: Mapping[str, Iterable[str]]) -> dict[str, tuple[str, ...]]:
+    """Tensor → the names under which its ``readers`` (nodes by name) read it in what ``insert_qdq`` writes."""
+    table = _reader_table(placement)
+    found = {}
+    for tensor, nodes in readers.items():
+        bits = [table.get((tensor, node), table.get((tensor, None))) for node in nodes]
+        found[tensor] = tuple(dict.fromkeys(tensor if each is None else _dequantized(tensor, each) for each in bits))
+    return found
 
 
 def _dequantized(tensor: str, bits: int) -> str:

@@ -3,8 +3,8 @@
 - ``fast``: each range by its own squared error.
 - ``balanced``: the two ranges of a SiLU on integers together (``numerics.silu_ranges``), and images count fully whose
   values are up to four times as energetic as usual. Costs no time that could be measured.
-- ``best``: then the first blocks of the network are learned (``block_learning``), which needs torch, on the photos that
-  QAT without labels would learn from. Where PTQ's network keeps more on the judge's photos, it stays.
+- ``best``: then the first blocks of the network are learned (``learned_network``), which needs torch, on the photos
+  that QAT without labels would learn from. Where PTQ's network keeps more on the judge's photos, it stays.
 
 Which corrections those are says ``qtoolkit.corrections``; a recipe can name others.
 """
@@ -55,16 +55,17 @@ def quantizer_of(run: Run, statistics: CalibrationStatistics, means: Mapping[str
 
 def quantized_network(run: Run, quantizer: Quantizer, variant: str, plan: PrecisionPlan) -> onnx.ModelProto:
     """The network of a variant, at the effort of ``run``."""
-    if NEEDS_TORCH.isdisjoint(corrections_of(run)) or not plan.layers_at(Precision.INT8):
+    learning = NEEDS_TORCH & corrections_of(run)
+    if not learning or not plan.layers_at(Precision.INT8):
         return quantizer.quantize(plan).model
     # Only here: everything else runs without torch.
-    from qtoolkit.quantization.block_learning import learn_blocks
+    from qtoolkit.quantization.learned_network import learn_network
 
     key = sha256_json([run.model_sha256, quantizer.statistics.key, run.recipe.ranges, plan.model_dump(mode="json")])
-    folder = run.store.path("blocks", f"{variant}-{key[:12]}", "last.safetensors").parent
-    learned = learn_blocks(
-        quantizer, plan, run.head, _photos(run), folder, threads=run.recipe.threads,
-        progress=lambda done, total: run.progress(f"learning blocks of {variant}", done, total),
+    folder = run.store.path("learning", f"{variant}-{key[:12]}", "folder").parent
+    learned = learn_network(
+        quantizer, plan, run.head, _photos(run), learning, folder, threads=run.recipe.threads,
+        progress=lambda correction, done, total: run.progress(f"learning {correction} of {variant}", done, total),
     )  # fmt: skip
     return better_network(run, quantizer, plan, learned)
 

@@ -11,12 +11,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from qtoolkit.artifacts.files import sha256_bytes
@@ -149,13 +151,19 @@ def _batches(
         yield LabelledBatches(images, options.batch, size)
 
 
-def trained_grids(pair: QuantizedPair, grids: ChosenGrids) -> ChosenGrids:
-    """``grids`` with the scales and weights that ``pair`` has now; of layers that torch did not run, those of PTQ."""
+def trained_grids(
+    pair: QuantizedPair, grids: ChosenGrids, rounded: Mapping[str, NDArray[np.float32]] | None = None
+) -> ChosenGrids:
+    """``grids`` with the scales and weights that ``pair`` has now; of layers that torch did not run, those of PTQ.
+
+    ``rounded``: layer → weight that takes the place of the student's: float32 values of its grid.
+    """
+    rounded = rounded or {}
     activations = {**grids.activations, **pair.activation_params()}
     view, weights = GraphView(pair.network()), dict(grids.weights)
     for name, params in pair.weight_params().items():
         layer = pair.layers[name]
-        weight = view.constant(layer.weight)
+        weight = rounded.get(name, view.constant(layer.weight))
         bias = None if layer.bias is None else view.constant(layer.bias)
         if weight is None:
             continue

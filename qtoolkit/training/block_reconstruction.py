@@ -19,12 +19,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qtoolkit.errors import QtoolError
 from qtoolkit.graph.cuts import Block
-from qtoolkit.training.photos import letterboxed
+from qtoolkit.training.photo_crops import photo_crops
 from qtoolkit.training.quantized_pair import QuantizedPair
 from qtoolkit.training.state_folder import StateFolder
 
@@ -75,7 +74,8 @@ def reconstruct_blocks_(
             share = _rate_share(step, options.steps)
             for group, rate in zip(optimizer.param_groups, (options.lr, options.grid_lr), strict=True):
                 group["lr"] = rate * share
-            _take_step(pair, blocks[number].end, optimizer, _crops(photos, size_wh, options, random))
+            images = photo_crops(photos, size_wh, options.crop, options.batch, random)
+            _take_step(pair, blocks[number].end, optimizer, images)
             progress(number * options.steps + step + 1, len(blocks) * options.steps)
         for parameter in (*weights, *grids):
             parameter.requires_grad_(False)
@@ -112,20 +112,6 @@ def _take_step(pair: QuantizedPair, end: str, optimizer: torch.optim.Optimizer, 
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
-
-
-def _crops(
-    photos: Sequence[Path], size_wh: tuple[int, int], options: BlockOptions, random: np.random.Generator
-) -> Tensor:
-    """(B, 3, h, w) float32, RGB 0–1: parts of letterboxed photos, every second one mirrored."""
-    w, h = (min(options.crop, side) for side in size_wh)
-    parts: list[NDArray[np.float32]] = []
-    for _ in range(options.batch):
-        image = letterboxed([photos[int(random.integers(len(photos)))]], size_wh)
-        top, left = int(random.integers(size_wh[1] - h + 1)), int(random.integers(size_wh[0] - w + 1))
-        part = image[:, :, top : top + h, left : left + w]
-        parts.append(part[..., ::-1] if random.random() < 0.5 else part)
-    return torch.from_numpy(np.concatenate(parts))
 
 
 def _rate_share(step: int, steps: int) -> float:

@@ -98,7 +98,7 @@ class Distillation:
 
     def __call__(self, teacher: Mapping[str, Tensor], student: Mapping[str, Tensor]) -> LossParts:
         """The loss of one batch; both map each tensor of ``outputs`` to (B, C, H, W) or (B, …) values."""
-        confidence = self._confidence(teacher)
+        confidence = self.place_weights(teacher)
         scores = rest = torch.zeros(())
         for name in self.outputs:
             wanted, given = teacher[name], student[name]
@@ -116,8 +116,8 @@ class Distillation:
         scores, rest = scores / levels, rest / levels
         return LossParts(_SCORE_WEIGHT * scores + rest, scores.detach(), rest.detach())
 
-    def _confidence(self, teacher: Mapping[str, Tensor]) -> dict[tuple[int, ...], Tensor]:
-        """Weights (B, 1, H, W) that sum to 1, of each size of map that has confidences."""
+    def place_weights(self, teacher: Mapping[str, Tensor]) -> dict[tuple[int, ...], Tensor]:
+        """How much each place counts: weights (B, 1, H, W) that sum to 1, of each size of map that has confidences."""
         weights = {}
         for name, chosen in self._scores.items():
             sure = teacher[name][:, chosen].sigmoid().amax(1, keepdim=True) + _BACKGROUND

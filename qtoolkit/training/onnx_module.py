@@ -77,7 +77,7 @@ class OnnxModule(nn.Module):
         self._input_transforms: dict[str, Transform] = {}
         self._weight_transforms: dict[str, Transform] = {}
         self._node_functions: dict[str, Callable[..., Tensor]] = {}
-        self._plans: dict[tuple[str, ...], tuple[Step, ...]] = {}
+        self._plans: dict[tuple[tuple[str, ...], tuple[str, ...]], tuple[Step, ...]] = {}
 
     @property
     def layer_names(self) -> tuple[str, ...]:
@@ -139,16 +139,18 @@ class OnnxModule(nn.Module):
     ) -> dict[str, Tensor]:
         """Run the network; returns tensors by name: ``outputs`` (the module's own without it) and ``capture``.
 
-        ``feeds`` are the inputs by name, or the only one: float images (B, C, H, W). Nodes that no returned tensor
-        depends on are not run. Raises UsageError for names that do not exist, and ModelFileError where a node that is
-        run mixes the images of a batch or is written for a batch of its own.
+        ``feeds`` are the inputs by name, or the only one: float images (B, C, H, W). Inner tensors may be fed in their
+        place: what they depend on is not run. Nodes that no returned tensor depends on are not run either. Raises
+        UsageError for names that do not exist or inputs that are missing, and ModelFileError where a node that is run
+        mixes the images of a batch or is written for a batch of its own.
         """
         wanted = tuple(dict.fromkeys((*(self.outputs if outputs is None else outputs), *capture)))
-        if wanted not in self._plans:
+        inner = () if isinstance(feeds, Tensor) else tuple(self._inner(feeds))
+        if (wanted, inner) not in self._plans:
             self._check_tensors(wanted)
             known = (*self._keys, *self.inputs)
-            self._plans[wanted] = self._program.plan(wanted, known, self._node_functions)
-        return self._run(feeds, wanted, self._plans[wanted], None)
+            self._plans[wanted, inner] = self._program.plan(wanted, known, self._node_functions, inner)
+        return self._run(feeds, wanted, self._plans[wanted, inner], None)
 
     def visit_layers(self, feeds: Feeds) -> Iterator[tuple[str, Tensor]]:
         """Run the network for its default outputs, stopping in front of each layer: its name, and what it reads.
@@ -157,8 +159,8 @@ class OnnxModule(nn.Module):
         """
         known = (*self._keys, *self.inputs)
         plan = self._program.plan(self.outputs, known, self._node_functions)
-        values = self._start(feeds)
-        run = Pass(self.training, self._batch_of(values, plan), self._program.batch.fixed_batch)
+        values, batch = self._start(feeds, plan)
+        run = Pass(self.training, batch, self._program.batch.fixed_batch)
         for step in plan:
             if step.weight_position is not None:
                 yield step.name, values[step.inputs[1 - step.weight_position]]
@@ -168,8 +170,8 @@ class OnnxModule(nn.Module):
     def live_bytes(self, feeds: Feeds) -> int:
         """The most bytes that activations hold at once in a run for the default outputs; operators may need more."""
         plan = self._program.plan(self.outputs, (*self._keys, *self.inputs), self._node_functions)
-        values = self._start(feeds)
-        run, most = Pass(self.training, self._batch_of(values, plan), self._program.batch.fixed_batch), 0
+        values, batch = self._start(feeds, plan)
+        run, most = Pass(self.training, batch, self._program.batch.fixed_batch), 0
         for step in plan:
             self._run_step_(step, values, run)
             held = (value.untyped_storage() for name, value in values.items() if name not in self._keys)
@@ -203,9 +205,9 @@ class OnnxModule(nn.Module):
     def _run(
         self, feeds: Feeds, wanted: Sequence[str], plan: Sequence[Step], statistics_momentum: float | None
     ) -> dict[str, Tensor]:
-        values = self._start(feeds)
+        values, batch = self._start(feeds, plan)
         training = self.training or statistics_momentum is not None
-        run = Pass(training, self._batch_of(values, plan), self._program.batch.fixed_batch, statistics_momentum)
+        run = Pass(training, batch, self._program.batch.fixed_batch, statistics_momentum)
         for step in plan:
             self._run_step_(step, values, run)
         return {
@@ -237,10 +239,17 @@ class OnnxModule(nn.Module):
         if (on_input := self._input_transforms.get(layer)) is not None:
             inputs[1 - weight_position] = on_input(inputs[1 - weight_position])
 
-    def _start(self, feeds: Feeds) -> dict[str, Tensor]:
-        """Tensors by name before the first step: the inputs, all constants, and '' for inputs left out."""
+    def _inner(self, feeds: Mapping[str, Tensor]) -> list[str]:
+        return [name for name in feeds if name in self._known_tensors and name not in self.inputs]
+
+    def _start(self, feeds: Feeds, plan: Sequence[Step]) -> tuple[dict[str, Tensor], int]:
+        """Tensors by name before the first step, and the batch: what is fed, all constants, '' for inputs left out."""
         given = {self.inputs[0]: feeds} if isinstance(feeds, Tensor) else dict(feeds)
-        if set(given) != set(self.inputs):
+        expected = set(self.inputs)
+        if inner := self._inner(given):
+            # Of the inputs, only those count that are still read.
+            expected = {name for step in plan for name in step.inputs} & expected | {*inner}
+        if set(given) != expected:
             raise UsageError(
                 "the inputs are not those of the network",
                 expected=", ".join(map(repr, self.inputs)),
@@ -254,27 +263,7 @@ class OnnxModule(nn.Module):
         for name, tensor in given.items():
             image = self.channels_last and tensor.dim() == 4
             values[name] = tensor.contiguous(memory_format=torch.channels_last) if image else tensor
-        return values
-
-    def _batch_of(self, values: Mapping[str, Tensor], plan: Sequence[Step]) -> int:
-        places = self._program.batch
-        sizes = {values[name].shape[0] for name in self.inputs if name in places.axes}
-        # Inputs that differ there are no images of one batch.
-        batch = sizes.pop() if len(sizes) == 1 else places.fixed_batch
-        if batch % places.fixed_batch:
-            raise UsageError(
-                "the batch size does not fit the network",
-                expected=f"a multiple of {places.fixed_batch}, for which it was exported",
-                found=str(batch),
-            )
-        if batch != places.fixed_batch and (mixing := [step.name for step in plan if step.name in places.mixing]):
-            raise ModelFileError(
-                f"the network cannot be run with a batch of {batch}",
-                expected=f"a batch of {places.fixed_batch}, as it was exported, or nodes that keep images apart",
-                found="nodes that do not: " + ", ".join(map(repr, mixing)),
-                do="export the network with an open batch, or take outputs in front of these nodes",
-            )
-        return batch
+        return values, self._program.batch_size(given, plan)
 
     def _add_constants(self, view: GraphView, trained: Collection[str]) -> None:
         read = {name for step in self._program.steps for name in step.inputs} | set(self.outputs)

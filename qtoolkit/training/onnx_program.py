@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import onnx
 from onnx import shape_inference
+from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from qtoolkit.errors import ModelFileError
+from qtoolkit.errors import ModelFileError, UsageError
 from qtoolkit.graph.layers import weight_positions
 from qtoolkit.graph.view import GraphView, node_name
 from qtoolkit.training.onnx_batch import BatchPlaces, follow_batch
@@ -44,23 +45,53 @@ class Program:
     batch: BatchPlaces
     silu_pairs: tuple[tuple[str, str], ...]
 
-    def plan(self, wanted: Collection[str], known: Collection[str], untouched: Collection[str]) -> tuple[Step, ...]:
+    def plan(
+        self,
+        wanted: Collection[str],
+        known: Collection[str],
+        untouched: Collection[str],
+        given: Collection[str] = (),
+    ) -> tuple[Step, ...]:
         """The steps that ``wanted`` tensors need, each freeing what is read there last.
 
-        ``known`` tensors are given (inputs and constants) and never freed. A Sigmoid and a Mul that are SiLU become one
-        step under the Mul's name, unless the sigmoid is wanted or one of the two nodes is in ``untouched``.
+        ``known`` tensors are given (inputs and constants) and never freed; so are inner tensors that are ``given``, and
+        what they depend on is not run. A Sigmoid and a Mul that are SiLU become one step under the Mul's name, unless
+        the sigmoid is wanted or given, or one of the two nodes is in ``untouched``.
         """
-        needed, steps = set(wanted), []
-        for step in reversed(self._with_silu(wanted, untouched)):
+        known = {*known, *given}
+        needed, steps = set(wanted) - set(given), []
+        for step in reversed(self._with_silu({*wanted, *given}, untouched)):
             if needed.intersection(step.outputs):
                 steps.append(step)
-                needed.update(step.inputs)
+                needed.update(set(step.inputs) - set(given))
         seen, keep, planned = set[str](), {*wanted, *known, ""}, []
         for step in steps:  # from the last one on: the first reader met is the last one to run
             frees = {name for name in (*step.inputs, *step.outputs) if name not in seen} - keep
             seen.update(step.inputs, step.outputs)
             planned.append(replace(step, frees=tuple(sorted(frees))))
         return tuple(reversed(planned))
+
+    def batch_size(self, fed: Mapping[str, Tensor], plan: Sequence[Step]) -> int:
+        """How many images the tensors ``fed`` hold. Raises as ``OnnxModule.forward`` does for a batch that ``plan``
+        cannot be run with."""
+        places = self.batch
+        sizes = {tensor.shape[places.axes[name]] for name, tensor in fed.items() if name in places.axes}
+        # Inputs that differ there are no images of one batch.
+        batch = sizes.pop() if len(sizes) == 1 else places.fixed_batch
+        if batch % places.fixed_batch:
+            raise UsageError(
+                "the batch size does not fit the network",
+                expected=f"a multiple of {places.fixed_batch}, for which it was exported",
+                found=str(batch),
+            )
+        if batch != places.fixed_batch and (mixing := [step.name for step in plan if step.name in places.mixing]):
+            raise ModelFileError(
+                f"the network cannot be run with a batch of {batch}",
+                expected=f"a batch of {places.fixed_batch}, as it was exported, or nodes that keep images apart",
+                found="nodes that do not: " + ", ".join(map(repr, mixing)),
+                do="export the network with an open batch, or take outputs in front of these nodes",
+            )
+        return batch
 
     def _with_silu(self, wanted: Collection[str], untouched: Collection[str]) -> list[Step]:
         by_name = {step.name: step for step in self.steps}
