@@ -12,8 +12,8 @@ from qtoolkit.backends.targets import find_target
 from qtoolkit.errors import ModelFileError
 from qtoolkit.graph.layers import find_layers
 from qtoolkit.graph.load import prepare_network
-from qtoolkit.graph.placement import place_qdq
-from qtoolkit.graph.qdq import LayerWeights, insert_qdq
+from qtoolkit.graph.placement import Placement, place_qdq
+from qtoolkit.graph.qdq import LayerWeights, insert_qdq, read_names
 from qtoolkit.graph.view import GraphView, node_name
 from qtoolkit.numerics.affine import IntegerGrid, dequantize, params_from_range, quantize, weight_params
 
@@ -342,3 +342,23 @@ def test_a_dead_channel_adds_its_bias_in_the_runtime(parse_network, run_network)
     y = run_network(insert_qdq(model, placement, activations, weights), {"images": x})["y"]
     np.testing.assert_allclose(y[0, 0], 0.7, rtol=1e-6)
     np.testing.assert_allclose(y[0, 1], x[0, 0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("target", ["ort-cpu", "tensorrt", "tidl"])
+def test_the_names_under_which_tensors_are_read_are_those_that_are_written(tiny_pose_model, target):
+    model = prepare_network(tiny_pose_model("silu"))
+    names = [layer.name for layer in find_layers(model)]
+    precisions = {name: Precision.INT8 if index % 3 else Precision.INT16 for index, name in enumerate(names)}
+    placement = place_qdq(model, precisions, find_target(target))
+    activations = {
+        key: params_from_range(-1.0, 1.0, IntegerGrid(bits, signed=True, symmetric=True))
+        for key in placement.tensors for bits in key[1:]
+    }  # fmt: skip
+    written = insert_qdq(model, Placement(placement.tensors, {}), activations, {})
+    nodes, view = {node_name(node): node for node in written.graph.node}, GraphView(model)
+    for node in view.nodes:
+        for place, tensor in enumerate(node.input):
+            if tensor and not view.is_constant(tensor):
+                assert read_names(placement, {tensor: [node_name(node)]}) == {
+                    tensor: (nodes[node_name(node)].input[place],)
+                }

@@ -11,8 +11,9 @@ from onnx import numpy_helper, parser
 from torch import nn
 
 from qtoolkit.errors import ModelFileError, UsageError
-from qtoolkit.graph.layers import find_layers, last_layers
+from qtoolkit.graph.layers import Structure, find_layers, last_layers
 from qtoolkit.graph.load import prepare_network
+from qtoolkit.graph.units import find_units
 from qtoolkit.graph.view import GraphView
 from qtoolkit.training.onnx_module import OnnxModule
 
@@ -343,3 +344,45 @@ def test_initializers_can_have_any_name():
     assert set(module.parameters_by_name()) == {"training", "a.b%2E/c"}
     assert module.to_onnx() == model
     assert numpy_helper.to_array(module.to_onnx().graph.initializer[1]).tolist() == [1, 2]
+
+
+class TestInnerTensors:
+    """Runs that begin inside the network."""
+
+    @pytest.mark.parametrize("activation", ["silu", "relu"])
+    def test_from_anywhere_the_rest_is_the_same(self, tiny_pose_model, activation):
+        model = prepare_network(tiny_pose_model(activation))
+        view, ends = (
+            GraphView(model),
+            [layer.output for layer in find_layers(model) if layer.name in last_layers(model)],
+        )
+        module = OnnxModule(model, outputs=ends).eval()
+        units = find_units(Structure.of(model))
+        x = torch.from_numpy(images(64, 2))
+        with torch.no_grad():
+            known = dict(module(x, capture=[name for unit in units for name in unit.tensors if name not in ends]))
+            known[module.inputs[0]] = x
+            for unit in units:
+                found = module({name: known[name] for name in unit.inputs}, outputs=unit.outputs)
+                assert all(torch.allclose(found[name], known[name], atol=1e-5) for name in unit.outputs)
+
+    def test_what_is_fed_is_what_is_read(self, tiny_pose_model):
+        model = prepare_network(tiny_pose_model("relu"))
+        unit = find_units(Structure.of(model))[1]
+        module = OnnxModule(model).eval()
+        with torch.no_grad():
+            inner = module(torch.from_numpy(images(64)), outputs=unit.inputs)
+            plain, other = (
+                module({name: value * factor for name, value in inner.items()}, outputs=unit.outputs)
+                for factor in (1.0, 2.0)
+            )
+        assert not any(torch.allclose(plain[name], other[name]) for name in unit.outputs)
+
+    def test_an_input_that_is_still_needed_must_be_there(self, tiny_pose_model):
+        model = prepare_network(tiny_pose_model("relu"))
+        unit = find_units(Structure.of(model))[1]
+        module = OnnxModule(model).eval()
+        with torch.no_grad():
+            inner = module(torch.from_numpy(images(64)), outputs=unit.outputs)
+        with pytest.raises(UsageError, match="the inputs are not those of the network"):
+            module(inner, outputs=unit.inputs)
