@@ -352,10 +352,8 @@ class TestInnerTensors:
     @pytest.mark.parametrize("activation", ["silu", "relu"])
     def test_from_anywhere_the_rest_is_the_same(self, tiny_pose_model, activation):
         model = prepare_network(tiny_pose_model(activation))
-        view, ends = (
-            GraphView(model),
-            [layer.output for layer in find_layers(model) if layer.name in last_layers(model)],
-        )
+        last = last_layers(model)
+        ends = [layer.output for layer in find_layers(model) if layer.name in last]
         module = OnnxModule(model, outputs=ends).eval()
         units = find_units(Structure.of(model))
         x = torch.from_numpy(images(64, 2))
