@@ -22,6 +22,8 @@ __all__ = ["LearnedUnit", "RoundingOptions", "UnitLearning", "fixed_weight"]
 
 _HELD_OUT = 8
 _FINAL = 0.02
+# The usual memory of 1000 steps is longer than the learning of a unit: the pull of f would come too late.
+_ADAM_BETAS = (0.9, 0.95)
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,11 @@ class RoundingOptions:
     batch: int = 4
     crops: int = 128
     crop: int = 320
-    lr: float = 1e-2
+    lr: float = 5e-2
     grid_lr: float = 2e-3
-    bias_lr: float = 1e-3
+    bias_lr: float = 3e-3
     drop: float = 0.5
-    pull: float = 1.0
+    pull: float = 30.0
     fisher: bool = False
     seed: int = 0
 
@@ -117,7 +119,7 @@ class UnitLearning:
 
     def _optimize(self, unit: float, progress: Callable[[int], None]) -> None:
         groups = self._groups()
-        optimizer = torch.optim.Adam([{"params": each, "lr": rate} for each, rate in groups])
+        optimizer = torch.optim.Adam([{"params": each, "lr": rate} for each, rate in groups], betas=_ADAM_BETAS)
         self._drop_(self._options.drop)
         for step in range(self._options.steps):
             for group, (_, rate) in zip(optimizer.param_groups[1:], groups[1:], strict=True):

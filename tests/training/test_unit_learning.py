@@ -55,7 +55,7 @@ def learning(model, tmp_path):
     inputs.run_teacher(traffic)
 
     def make(**options):
-        chosen = RoundingOptions(**{"steps": 150, "batch": 8, "lr": 0.03, "drop": 0.0} | options)
+        chosen = RoundingOptions(**{"batch": 8, "drop": 0.0} | options)
         return pair, UnitLearning(pair, traffic, list(precisions), inputs, chosen, 0, {}, {})
 
     with inputs:
