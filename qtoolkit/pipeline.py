@@ -142,7 +142,7 @@ def rank_stage(run: Run, quantizer: Quantizer) -> Sensitivity:
     path = run.out / "sensitivity.json"
     inputs = [
         run.model_sha256, quantizer.statistics.key, recipe.target, recipe.metric, photos, recipe.ranges, recipe.head,
-        [recipe.wide, recipe.threads, *device_inputs(recipe.device)] if run.unit == "latency" else None,
+        [recipe.wide, recipe.threads, "borders", *device_inputs(recipe.device)] if run.unit == "latency" else None,
         qtoolkit.__version__, None if run.labelled is None else [run.labelled.part, run.labelled.samples.sha256],
     ]  # fmt: skip
 
