@@ -10,18 +10,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qtoolkit.artifacts.files import sha256_file
 from qtoolkit.backends.board_address import BoardAddress
 from qtoolkit.backends.board_job import BoardJob, BoardNetwork, choose_runtime, pack_feeds, unpack_outputs
 from qtoolkit.backends.jetson_ssh import Board
 from qtoolkit.bench.latency_result import LatencyResult, p50_ratio, percentiles_ms
+from qtoolkit.bench.measured_record import record_conditions
 from qtoolkit.bench.worker import load_feeds, seeded_feeds
 from qtoolkit.errors import UsageError
 
 __all__ = ["BoardLatency", "measure_on_board"]
 
 _FEWEST_CYCLES = 10
-_NAMED_CONDITIONS = ("runtime", "version", "provider", "threads")
 _TARGETS = {"onnxruntime": "ort-cpu", "tensorrt": "tensorrt"}
 
 
@@ -145,24 +144,20 @@ def _result(
     board: Mapping[str, Any],
     inputs: str,
 ) -> LatencyResult:
-    conditions = about["conditions"]
-    shapes = {each["name"]: tuple(each["shape"]) for each in about["inputs"]}
-    shape = next(iter(shapes.values()))
+    conditions = record_conditions(
+        label,
+        path,
+        target=_TARGETS[about["conditions"]["runtime"]],
+        conditions={**about["conditions"], **_board_conditions(board)},
+        input_shapes={each["name"]: each["shape"] for each in about["inputs"]},
+        device=board.get("model") or board.get("cpu") or board["machine"],
+    )
+    shape = next(iter(conditions["input_shapes"].values()))
     statistics: dict[str, Any] = {**percentiles_ms(samples_ms), **p50_ratio(samples_ms, first_ms).model_dump()}
     return LatencyResult(
-        variant=label,
-        target=_TARGETS[conditions["runtime"]],
-        device=board.get("model") or board.get("cpu") or board["machine"],
-        **{name: conditions[name] for name in _NAMED_CONDITIONS},
-        options={
-            **{name: value for name, value in conditions.items() if name not in _NAMED_CONDITIONS},
-            **_board_conditions(board),
-        },
-        batch=shape[0] if shape else 1,
+        **conditions,
         input_size_wh=(shape[3], shape[2]) if len(shape) == 4 else None,
-        input_shapes=shapes,
         inputs=inputs,
-        model_sha256=sha256_file(path),
         warm_up_s=about["warmed"]["seconds"],
         warm_up_count=about["warmed"]["count"],
         warm_up_stable=about["warmed"]["stable"],
