@@ -29,8 +29,9 @@ class BoardLatency:
     """What came back from a board.
 
     ``results``: label → record. ``board``: what the board says of itself, None where it does not: model, cpu, l4t,
-    jetpack, power_mode, clocks_mhz, temperatures_c and power_w before the measurement, the same ``after`` it, and
-    ``power_mean_w``, watts per rail while it ran. ``outputs``: label → one dict of arrays per input, where asked for.
+    jetpack, power_mode, jetson_clocks, jtop, clocks_mhz, temperatures_c and power_w before the measurement, the same
+    ``after`` it, and ``power_mean_w``, watts per rail while it ran. ``outputs``: label → one dict of arrays per input,
+    where asked for.
     ``reconnects``: how often a lost connection was made again.
     """
 
@@ -180,6 +181,7 @@ def _board_conditions(board: Mapping[str, Any]) -> dict[str, str | int | float |
     found = {
         "jetpack": board.get("jetpack") or board.get("l4t"),
         "power_mode": board.get("power_mode"),
+        "jetson_clocks": board.get("jetson_clocks"),
         "temperature_c": hottest,
         "power_w": total,
     }
