@@ -68,6 +68,7 @@ _JTOP_S = 6.0
 _SPARE_BYTES = 4 << 20
 _KEPT_FILES_S = 14 * 86400
 _KEPT_JOBS_S = 3600
+_OWNED_S = 6.0
 _VERBS = ("hello", "have", "start", "wait", "opened", "infer", "finish")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*\Z")
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -1073,10 +1074,13 @@ class Server:
         return {"offset": offset}
 
     def start(self, request: Json) -> Json:
-        """Start the job of that name, unless it is there."""
+        """Start the job of that name, unless it is there: then take it over from a client that asks no more."""
         folder, jobs = self._job(request), _folder(_root() / "jobs")
+        state = "started"
         with open(str(jobs / ".lock"), "ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
+            if (folder / "pid.json").is_file() and not self._is_own(folder, request):
+                state = self._taken_over(folder, request)
             if not (folder / "pid.json").is_file():
                 for sha256 in [each.get(key) for each in request["models"] for key in ("sha256", "feeds")]:
                     if sha256 is not None and not (_root() / "files" / sha256).is_file():
@@ -1085,7 +1089,24 @@ class Server:
                 (folder / "alive").touch()
                 _write_json(folder / "request.json", request)
                 self._spawn(folder)
-        return {"state": "started"}
+        return {"state": state}
+
+    def _is_own(self, folder: Path, request: Json) -> bool:
+        known = _read_json(folder / "request.json") or {}
+        return known.get("client") == request.get("client")
+
+    def _taken_over(self, folder: Path, request: Json) -> str:
+        """``owned`` where its client still asks, ``taken``, or ``started`` where nothing can come of it any more."""
+        if time.time() - (folder / "alive").stat().st_mtime < _OWNED_S:
+            return "owned"
+        result = _read_json(folder / "result.json")
+        if _alive(folder) if result is None else "error" not in result:
+            (folder / "alive").touch()
+            _write_json(folder / "request.json", request)
+            return "taken"
+        _end(folder)
+        shutil.rmtree(str(folder), ignore_errors=True)
+        return "started"
 
     def _spawn(self, folder: Path) -> None:
         agent = self._installed()
@@ -1177,9 +1198,9 @@ class Server:
             return stream.read(int(request["bytes"]))
 
     def finish(self, request: Json) -> Json:
-        """End a job if it runs, and remove all of it."""
+        """End a job if it runs, and remove all of it; one of another client stays."""
         folder = self._job(request)
-        if folder.is_dir():
+        if folder.is_dir() and self._is_own(folder, request):
             _end(folder)
             shutil.rmtree(str(folder), ignore_errors=True)
         return {"state": "gone"}

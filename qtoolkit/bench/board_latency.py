@@ -32,13 +32,14 @@ class BoardLatency:
     jetpack, power_mode, jetson_clocks, jtop, clocks_mhz, temperatures_c and power_w before the measurement, the same
     ``after`` it, and ``power_mean_w``, watts per rail while it ran. ``outputs``: label → one dict of arrays per input,
     where asked for.
-    ``reconnects``: how often a lost connection was made again.
+    ``reconnects``: how often a lost connection was made again. ``resumed``: an earlier call began the measurement.
     """
 
     results: Mapping[str, LatencyResult]
     board: Mapping[str, Any]
     outputs: Mapping[str, list[dict[str, NDArray[Any]]]]
     reconnects: int
+    resumed: bool
 
 
 def measure_on_board(
@@ -62,7 +63,8 @@ def measure_on_board(
     bring the outputs for the inputs back too. ``limits``: ``limit_s`` of the whole measurement, ``heartbeat_s`` after
     which the board stops by itself when nobody asks, ``queue_s`` to wait for another measurement. ``progress`` is
     called with a stage, done and total. The rest: see ``measure_latency``. With TensorRT a time includes the copies
-    of inputs and outputs.
+    of inputs and outputs. Where an earlier process asked for the very same and was killed, its measurement is taken
+    over, running or finished.
 
     Raises UsageError for what cannot be measured so, and what ``backends.board_failures`` lists. No process is left
     on the board when this returns or raises; where it cannot be reached any more, its job ends by itself.
@@ -76,15 +78,15 @@ def measure_on_board(
         chosen, _ = choose_runtime(board, runtime)
         models = _send(board, networks, feeds, _staged(progress, "sending"))
         request = {"kind": "bench", "runtime": chosen, "threads": threads, "outputs": outputs, "models": models}
-        with BoardJob(board, {**request, **counts, **(limits or {})}) as job:
+        with BoardJob(board, {**request, **counts, **(limits or {})}, resume=True) as job:
             found = job.result(None if progress is None else lambda at: progress(at["stage"], at["done"], at["total"]))
             arrays = {
                 label: unpack_outputs(job.fetch_arrays(each["file"]), [output["name"] for output in each["outputs"]])
                 for label, each in (zip(variants, found["models"], strict=True) if outputs else ())
             }
-        reconnects = board.reconnects
+        reconnects, resumed = board.reconnects, job.resumed
     inputs = f"seed {seed}" if feeds_path is None else "file"
-    return BoardLatency(_results(variants, found, inputs), found["board"], arrays, reconnects)
+    return BoardLatency(_results(variants, found, inputs), found["board"], arrays, reconnects, resumed)
 
 
 def _check_counts(variants: Mapping[str, Path], runs: int, block: int, warmup_s: float) -> None:

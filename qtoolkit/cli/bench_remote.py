@@ -98,7 +98,9 @@ def _print_json(measured: BoardLatency, gmacs: Mapping[str, float | None], input
         {"network": name, "gmacs": gmacs[name], "inputs": inputs, "latency": json.loads(result.model_dump_json())}
         for name, result in measured.results.items()
     ]
-    print_json({"results": rows, "board": dict(measured.board), "reconnects": measured.reconnects})
+    print_json(
+        {"results": rows, "board": dict(measured.board), "reconnects": measured.reconnects, "resumed": measured.resumed}
+    )
 
 
 def _print_table(measured: BoardLatency, gmacs: Mapping[str, float | None], inputs: str) -> None:
@@ -117,6 +119,8 @@ def _print_table(measured: BoardLatency, gmacs: Mapping[str, float | None], inpu
     }
     known = [f"{name}: {value}" for name, value in told.items() if value]
     click.echo("the board: " + (" · ".join(known) or "tells nothing of its power mode, clocks, temperature or power"))
+    if measured.resumed:
+        click.echo("an earlier call of the same command began this measurement; it was taken over")
     if measured.reconnects:
         click.echo(f"the connection was lost and made again {measured.reconnects} times; the measurement went on there")
 
