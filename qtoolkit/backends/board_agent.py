@@ -1198,9 +1198,9 @@ class Server:
             return stream.read(int(request["bytes"]))
 
     def finish(self, request: Json) -> Json:
-        """End a job if it runs, and remove all of it; one of another client stays."""
+        """End a job if it runs, and remove all of it; where a client is named, only its own."""
         folder = self._job(request)
-        if folder.is_dir() and self._is_own(folder, request):
+        if folder.is_dir() and ("client" not in request or self._is_own(folder, request)):
             _end(folder)
             shutil.rmtree(str(folder), ignore_errors=True)
         return {"state": "gone"}

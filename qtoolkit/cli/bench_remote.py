@@ -112,7 +112,7 @@ def _print_table(measured: BoardLatency, gmacs: Mapping[str, float | None], inpu
     told = {
         "JetPack": board.get("jetpack") or board.get("l4t"),
         "power mode": board.get("power_mode"),
-        "jetson_clocks": {True: "on", False: "off"}.get(board.get("jetson_clocks")),
+        "jetson_clocks": None if board.get("jetson_clocks") is None else "on" if board["jetson_clocks"] else "off",
         "clocks in MHz": _listed(board.get("clocks_mhz")),
         "°C after": _listed(after.get("temperatures_c")),
         "W": _listed(board.get("power_mean_w")),

@@ -40,7 +40,8 @@ def suppress(boxes: Any, scores: Any, limits: Any, is_done: bool) -> Any:
     order = np.argsort(-scores, kind="stable")
     if is_done:
         return order[: limits["max_people"]]
-    left, kept = order[: limits["max_candidates"]], []
+    left = order[: limits["max_candidates"]]
+    kept: list[int] = []
     x1, y1, x2, y2 = np.ascontiguousarray(boxes.T)
     areas = np.maximum(x2 - x1, 0) * np.maximum(y2 - y1, 0)
     while left.size and len(kept) < limits["max_people"]:
