@@ -111,7 +111,10 @@ def split_rows(
         writer.divide(layers[name], split)
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    rewrite_graph_(copy, writer.nodes(), writer.initializers.values())
+    nodes = writer.nodes()
+    # Weights that were reordered and then divided are read no more.
+    read = {name for node in nodes for name in node.input}
+    rewrite_graph_(copy, nodes, [tensor for name, tensor in writer.initializers.items() if name in read])
     return copy
 
 

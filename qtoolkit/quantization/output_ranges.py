@@ -44,9 +44,11 @@ PARTS = 3
 """Photos to choose on, to confirm on, and to try the whole network on; photo i belongs to part i modulo this."""
 
 _FACTORS, _OCTAVE = (0.85, 1.0 / 0.85), (0.5, 2.0)
-_MORE_STEPS = 3
+_MORE_STEPS = 8
 # A gain on the first photos that is smaller than this is within what other photos would say.
 _LEAST_GAIN = 0.02
+# Share of the whole network's noise below which a group cannot win what would be seen.
+_LEAST_SHARE = 0.003
 _CACHE_BYTES = 256 << 20
 
 Feeds = Mapping[str, NDArray[Any]]
@@ -213,6 +215,8 @@ def _searched(
         start = dict(part.group.ranges)
         grid = quantizer.activation_grid(part.group.sources[0], 8)
         before = loss(start, 0)
+        if before < _LEAST_SHARE:
+            return {}
         best, least = _line_search(start, before, partial(loss, which=0), grid)
         if least >= (1.0 - _LEAST_GAIN) * before or loss(best, 1) >= loss(start, 1):
             return {}
@@ -230,8 +234,11 @@ def _line_search(
     for each in moves:
         for step in factors:
             tried = _moved(start, each, step, grid)
-            if (found := loss(tried)) < least:
+            found = loss(tried)
+            if found < least:
                 best, least, moved, factor = tried, found, each, step
+            if found < error:
+                break
     for _ in range(_MORE_STEPS if factor != 1.0 else 0):
         tried = _moved(best, moved, factor, grid)
         if (found := loss(tried)) >= least:
