@@ -207,6 +207,8 @@ class _Splitter:
         stored = self._constant(name, self._value(tensor)[rows])
         if holder is node:
             return stored
+        # The DequantizeLinear of the whole weight, which only this layer read.
+        self._replaced[node_name(holder)] = []
         grid = [self._constant(f"{name}/{i}", self._scalar(holder.input[i], rows)) for i in range(1, len(holder.input))]
         nodes.append(
             helper.make_node(

@@ -53,6 +53,8 @@ def test_a_whole_network_computes_the_same(tiny_pose_model, run_network, image, 
     plain = insert_qdq(model, placement, {}, _weights(structure, splits))
     divided = split_rows(plain, structure.layers, splits, frozenset({"Relu"}))
     onnx.checker.check_model(divided)
+    view = GraphView(divided)
+    assert len(view.ancestors(view.outputs)) == len(view.nodes)
     before, after = (run_network(network, {"images": image(64)}) for network in (plain, divided))
     assert before.keys() == after.keys()
     for name, value in before.items():
