@@ -235,7 +235,8 @@ class _Splitter:
 
 
 def _like(node: onnx.NodeProto, inputs: Sequence[str], output: str, name: str) -> onnx.NodeProto:
-    copy = onnx.NodeProto.FromString(node.SerializeToString())
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
     del copy.input[:], copy.output[:]
     copy.input.extend(inputs)
     copy.output.append(output)

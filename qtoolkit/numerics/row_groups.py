@@ -21,7 +21,8 @@ def row_groups(largest: NDArray[np.floating]) -> tuple[NDArray[np.intp], ...]:
     """
     order = np.argsort(largest, kind="stable")
     values = np.asarray(largest, np.float64)[order] ** 2
-    cuts, cost = (), float(len(values) * values[-1]) if len(values) else 0.0
+    cuts: tuple[int, ...] = ()
+    cost = float(len(values) * values[-1]) if len(values) else 0.0
     for count in range(2, min(_MOST_GROUPS, len(values)) + 1):
         tried, found = _best_cuts(values, count)
         if found > _WORTH * cost:
@@ -44,8 +45,8 @@ def _best_cuts(values: NDArray[np.float64], count: int) -> tuple[tuple[int, ...]
         best = costs.min(axis=1)
         best[0] = 0.0
     cuts: list[int] = []
-    end = len(values)
+    start = len(values)
     for choice in reversed(choices):
-        end = int(choice[end])
-        cuts.insert(0, end)
+        start = int(choice[start])
+        cuts.insert(0, start)
     return tuple(cuts), float(best[-1])
