@@ -6,11 +6,13 @@ from typing import Literal
 
 __all__ = ["CORRECTIONS", "NEEDS_TORCH", "Correction", "Effort", "default_corrections"]
 
-Correction = Literal["silu-pairs", "bias", "blocks"]
+Correction = Literal["silu-pairs", "output-ranges", "split-scales", "bias", "blocks"]
 Effort = Literal["fast", "balanced", "best"]
 
 CORRECTIONS: dict[Correction, str] = {
     "silu-pairs": "the two ranges around a SiLU on integers are searched together",
+    "output-ranges": "8-bit ranges are searched by the error they cause at the network's outputs",
+    "split-scales": "layers whose rows are unlike are written in parts, each with a scale of its own (tidl)",
     "bias": "what rounded weights add to the mean output is taken off the biases, by the float network's channel means",
     "blocks": "weights and scales of the first blocks are learned, straight through the rounding",
 }

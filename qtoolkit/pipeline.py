@@ -35,7 +35,7 @@ from qtoolkit.quantization.assess import latency_figures
 from qtoolkit.quantization.bias_correction import input_means, read_means, write_means
 from qtoolkit.quantization.budget_plan import PlanMaker
 from qtoolkit.quantization.calibrate import CalibrationStatistics, calibrate, calibration_key, calibration_tensors
-from qtoolkit.quantization.effort import corrections_of, quantized_network, quantizer_of
+from qtoolkit.quantization.effort import corrections_of, quantized_network, quantizer_of, with_searched_ranges
 from qtoolkit.quantization.frontier_run import frontier_of, search_plan
 from qtoolkit.quantization.modelled_times import device_inputs, modelled_latencies
 from qtoolkit.quantization.plan_judge import better_network
@@ -118,7 +118,7 @@ def calibrate_stage(run: Run) -> Quantizer:
         run.calibration.save(path.with_suffix(".json"))
         statistics.write(path)
     means = _means(run, path.with_name(f"{key[:16]}.means.npz")) if "bias" in corrections_of(run) else {}
-    return quantizer_of(run, statistics, means)
+    return with_searched_ranges(run, quantizer_of(run, statistics, means))
 
 
 def _means(run: Run, path: Path) -> Mapping[str, NDArray[np.float64]]:
@@ -249,7 +249,7 @@ def finetune_stage(run: Run, quantizer: Quantizer, plans: Mapping[str, Precision
 
         def make(name: str = name, plan: PrecisionPlan = plan, path: Path = path, folder: Path = folder) -> None:
             network = finetune_quantized(
-                quantizer, plan, run.head, learning, options, folder,
+                replace(quantizer, splits_scales=False), plan, run.head, learning, options, folder,
                 lambda done, total: run.progress(f"fine-tuning {name}", done, total),
             )  # fmt: skip
             network = better_network(run, quantizer, plan, network)

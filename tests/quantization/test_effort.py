@@ -54,6 +54,11 @@ class TestCorrections:
             == made("balanced", ("bias", "silu-pairs")).statistics.key
         )
 
+    def test_those_of_scales_and_outputs_are_told_apart_too(self, made):
+        keys = {made("balanced", names).statistics.key for names in ((), ("split-scales",), ("output-ranges",))}
+        assert len(keys) == 3
+        assert made("balanced", ("split-scales",)).splits_scales and not made("balanced").splits_scales
+
     @pytest.mark.parametrize(("effort", "target", "expected"), [
         ("fast", "ort-cpu", set()),
         ("balanced", "ort-cpu", {"silu-pairs"}),
