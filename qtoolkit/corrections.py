@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Literal
 
-__all__ = ["CORRECTIONS", "NEEDS_TORCH", "Correction", "Effort", "default_corrections"]
+from qtoolkit.errors import UsageError
 
-Correction = Literal["silu-pairs", "bias", "blocks"]
+__all__ = ["CORRECTIONS", "NEEDS_TORCH", "Correction", "Effort", "check_corrections", "default_corrections"]
+
+Correction = Literal["equalize", "silu-pairs", "bias", "bias-empirical", "blocks"]
 Effort = Literal["fast", "balanced", "best"]
 
 CORRECTIONS: dict[Correction, str] = {
+    "equalize": "channels between convolutions are scaled so that weights on both sides are alike, through ReLU",
     "silu-pairs": "the two ranges around a SiLU on integers are searched together",
     "bias": "what rounded weights add to the mean output is taken off the biases, by the float network's channel means",
+    "bias-empirical": "layer by layer, biases take off what everything rounded so far adds to the mean output",
     "blocks": "weights and scales of the first blocks are learned, straight through the rounding",
 }
 """Name → what it does, in the order in which they are applied."""
@@ -29,3 +34,14 @@ _OF_EFFORT: dict[Effort, frozenset[Correction]] = {
 def default_corrections(effort: Effort, corrects_bias: bool) -> frozenset[Correction]:
     """What ``effort`` takes where nothing is chosen by hand; ``corrects_bias`` as in ``artifacts.target``."""
     return _OF_EFFORT[effort] | (frozenset({"bias"}) if corrects_bias else frozenset())
+
+
+def check_corrections(chosen: Collection[Correction]) -> None:
+    """Raise UsageError for corrections that take the same error off twice."""
+    if {"bias", "bias-empirical"} <= set(chosen):
+        raise UsageError(
+            "two corrections would take the same error off the same biases",
+            expected="one of bias and bias-empirical, which measures what bias computes",
+            found="both",
+            do="leave one of them out of --corrections",
+        )
