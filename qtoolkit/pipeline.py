@@ -35,7 +35,13 @@ from qtoolkit.quantization.assess import latency_figures
 from qtoolkit.quantization.bias_correction import input_means, read_means, write_means
 from qtoolkit.quantization.budget_plan import PlanMaker
 from qtoolkit.quantization.calibrate import CalibrationStatistics, calibrate, calibration_key, calibration_tensors
-from qtoolkit.quantization.effort import corrections_of, quantized_network, quantizer_of, with_searched_ranges
+from qtoolkit.quantization.effort import (
+    corrections_of,
+    quantized_network,
+    quantizer_of,
+    with_plan_biases,
+    with_searched_ranges,
+)
 from qtoolkit.quantization.frontier_run import frontier_of, search_plan
 from qtoolkit.quantization.modelled_times import device_inputs, modelled_latencies
 from qtoolkit.quantization.plan_judge import better_network
@@ -248,11 +254,12 @@ def finetune_stage(run: Run, quantizer: Quantizer, plans: Mapping[str, Precision
         )
 
         def make(name: str = name, plan: PrecisionPlan = plan, path: Path = path, folder: Path = folder) -> None:
+            corrected = with_plan_biases(run, quantizer, plan)
             network = finetune_quantized(
-                replace(quantizer, splits_scales=False), plan, run.head, learning, options, folder,
+                replace(corrected, splits_scales=False), plan, run.head, learning, options, folder,
                 lambda done, total: run.progress(f"fine-tuning {name}", done, total),
             )  # fmt: skip
-            network = better_network(run, quantizer, plan, network)
+            network = better_network(run, corrected, plan, network)
             write_bytes(path, network.SerializeToString(deterministic=True))
 
         run.store.run(f"finetune-{variant}", inputs, [path], make)

@@ -53,7 +53,9 @@ def learn_blocks(
     options = options or BlockOptions()
     recipe = asdict(options) | {"network_sha256": sha256_bytes(plain.SerializeToString(deterministic=True))}
     with torch_threads(threads):
-        pair = QuantizedPair.of(quantizer.model, head, grids.placement, grids.activations, grids.weights)
+        pair = QuantizedPair.of(
+            quantizer.model, head, grids.placement, grids.activations, grids.weights, quantizer.corrected_biases(grids)
+        )
         state = StateFolder(folder, recipe, photos.sha256)
         reconstruct_blocks_(pair, blocks, photos.paths, image.input_size_wh, options, state, progress)
         return quantizer.write(chosen, trained_grids(pair, grids), pair.network())

@@ -22,19 +22,22 @@ from numpy.typing import NDArray
 import qtoolkit
 from qtoolkit.artifacts.files import sha256_json, write_text
 from qtoolkit.artifacts.plan import Precision, PrecisionPlan
-from qtoolkit.corrections import NEEDS_TORCH, Correction, default_corrections
+from qtoolkit.corrections import NEEDS_TORCH, Correction
 from qtoolkit.data.calibration_set import CalibrationSet
 from qtoolkit.data.sources import open_data_source
 from qtoolkit.numerics.ranges import RangeEstimator
+from qtoolkit.quantization.bias_correction import read_means, write_means
 from qtoolkit.quantization.calibrate import CalibrationStatistics
+from qtoolkit.quantization.empirical_bias import empirical_biases
 from qtoolkit.quantization.learning_photos import plain_photos
 from qtoolkit.quantization.output_ranges import output_ranges
 from qtoolkit.quantization.plan_judge import better_network
 from qtoolkit.quantization.ptq import Quantizer
-from qtoolkit.quantization.run import Run
+from qtoolkit.quantization.run import Run, chosen_corrections
 
-__all__ = ["corrections_of", "quantized_network", "quantizer_of", "with_searched_ranges"]
+__all__ = ["corrections_of", "quantized_network", "quantizer_of", "with_plan_biases", "with_searched_ranges"]
 
+_BIAS_IMAGES = 32
 # Beyond fourfold energy, twofold values, an image is odd; rendered ones were found with a hundredfold.
 _TOLERANCE = 4.0
 # A third to choose ranges on, a third to confirm them, a third to try all of them together.
@@ -43,10 +46,7 @@ _SEARCH_PHOTOS = 18
 
 def corrections_of(run: Run) -> frozenset[Correction]:
     """What is corrected in ``run``: what its recipe names, else what its effort and its target take."""
-    recipe = run.recipe
-    if recipe.corrections is not None:
-        return frozenset(recipe.corrections)
-    return default_corrections(recipe.effort, run.target.corrects_bias)
+    return chosen_corrections(run.recipe, run.target)
 
 
 def quantizer_of(run: Run, statistics: CalibrationStatistics, means: Mapping[str, NDArray[np.float64]]) -> Quantizer:
@@ -87,8 +87,29 @@ def with_searched_ranges(run: Run, quantizer: Quantizer) -> Quantizer:
     return replace(quantizer.with_ranges(ranges), statistics=replace(quantizer.statistics, key=key))
 
 
+def with_plan_biases(run: Run, quantizer: Quantizer, plan: PrecisionPlan) -> Quantizer:
+    """``quantizer`` with the biases measured under ``plan``, where ``run`` corrects them so; else as it is.
+
+    They are kept in ``OUT/.stages/biases/``.
+    """
+    if "bias-empirical" not in corrections_of(run):
+        return quantizer
+    inputs = [run.model_sha256, quantizer.statistics.key, run.recipe.ranges, plan.model_dump(mode="json")]
+    key = sha256_json([*inputs, qtoolkit.__version__])
+    path = run.store.path("biases", f"{key[:16]}.npz")
+    biases = read_means(path)
+    if biases is None:
+        biases = empirical_biases(
+            quantizer, plan, lambda: run.calibration_feeds(_BIAS_IMAGES), threads=run.recipe.threads,
+            progress=lambda done, total: run.progress("correcting biases", done, total),
+        )  # fmt: skip
+        write_means(path, biases)
+    return replace(quantizer, biases=biases)
+
+
 def quantized_network(run: Run, quantizer: Quantizer, variant: str, plan: PrecisionPlan) -> onnx.ModelProto:
     """The network of a variant, at the effort of ``run``."""
+    quantizer = with_plan_biases(run, quantizer, plan)
     if NEEDS_TORCH.isdisjoint(corrections_of(run)) or not plan.layers_at(Precision.INT8):
         return quantizer.quantize(plan).model
     # Only here: everything else runs without torch.

@@ -20,7 +20,7 @@ from qtoolkit.graph.qdq import LayerWeights, insert_qdq
 from qtoolkit.graph.split_rows import split_rows
 from qtoolkit.graph.view import node_name
 from qtoolkit.numerics.activations import ACTIVATIONS
-from qtoolkit.numerics.affine import IntegerGrid, QuantParams, params_from_range, weight_params
+from qtoolkit.numerics.affine import IntegerGrid, QuantParams, dequantize, params_from_range, weight_params
 from qtoolkit.numerics.ranges import RangeEstimator, mse, mse_through
 from qtoolkit.numerics.silu_ranges import silu_ranges
 from qtoolkit.numerics.squared_error import error_distribution
@@ -75,7 +75,8 @@ class Quantizer:
     ``pairs_silu``: where the estimator is ``mse``, grids before and behind a SiLU on integers are searched together.
     ``splits_scales``: layers whose rows are unlike are written in parts, where weights have one scale.
     ``tolerance``: how much larger than usual an image's values may be before errors on it count less
-    (``image_groups.group_weights``).
+    (``image_groups.group_weights``). ``biases``: of layers by name, those of ``empirical_bias.empirical_biases``, in
+    place of the network's own.
     """
 
     model: onnx.ModelProto
@@ -86,6 +87,7 @@ class Quantizer:
     pairs_silu: bool = False
     tolerance: float = 1.0
     splits_scales: bool = False
+    biases: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     _ranges: dict[tuple[str, int], tuple[float, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -120,6 +122,16 @@ class Quantizer:
         }
         weights = {name: self._layer_weights(self._by_name[name], placement, activations) for name in placement.layers}
         return ChosenGrids(placement, activations, weights)
+
+    def corrected_biases(self, grids: ChosenGrids) -> dict[str, NDArray[np.float64]]:
+        """The biases ``(Cout,)`` of ``grids``, as they were rounded, by layer; none where none is corrected."""
+        if not self.means and not self.biases:
+            return {}
+        return {
+            name: dequantize(each.bias, each.bias_params).astype(np.float64)
+            for name, each in grids.weights.items()
+            if each.bias is not None and each.bias_params is not None
+        }
 
     def write(
         self, precisions: Mapping[str, Precision], grids: ChosenGrids, model: onnx.ModelProto | None = None
@@ -219,7 +231,9 @@ class Quantizer:
             else grouped_params(weight, integer_grid(spec), split)
         )
         bias = None if layer.bias is None else self._view.constant(layer.bias)
-        if bias is not None and layer.op_type == "Conv" and layer.input in self.means:
+        if layer.name in self.biases:
+            bias = self.biases[layer.name]
+        elif bias is not None and layer.op_type == "Conv" and layer.input in self.means:
             bias = corrected_bias(layer, weight, bias, params, self.means[layer.input])
         key = (layer.input, precision.activation_bits)
         adds_integers = precision is Precision.INT8 and self.target.quantize_layer_outputs

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from onnx import helper
 from torch import Tensor, nn
 
@@ -54,8 +57,11 @@ class QuantizedPair:
         placement: Placement,
         activations: Mapping[tuple[str, int], QuantParams],
         weights: Mapping[str, LayerWeights],
+        biases: Mapping[str, NDArray[np.floating[Any]]] | None = None,
     ) -> QuantizedPair:
         """The pair of ``model`` (prepared, float), its grids those that PTQ chose.
+
+        ``biases`` ``(Cout,)`` are those that the student starts with, by layer; of other layers, those of ``model``.
 
         8-bit grids are learned. 16-bit ones, whose steps are fine enough, and that of the network's own input, which
         devices fill with bytes, stay. Raises ModelFileError for a network that torch cannot run.
@@ -66,6 +72,7 @@ class QuantizedPair:
         graph = _training_graph(model, placement, activations, [layers[name] for name in biased])
         teacher = OnnxModule(model, outputs=outputs, channels_last=True).eval().requires_grad_(False)
         student = OnnxModule(graph, outputs=outputs, channels_last=True).eval()
+        _start_from_(student, {str(layers[name].bias): bias for name, bias in (biases or {}).items()})
         on_activations = _quantize_activations_(student, placement, activations)
         on_weights = {
             name: FakeQuantizer(each.params, each.params.grid.bit_width == _LEARNED_BITS, batched=False)
@@ -120,6 +127,13 @@ class QuantizedPair:
         # Tensors that share their grid share the parameter.
         unique = {id(each): (name, each.log2_ratio) for name, each in reversed(named.items())}
         return {name: ratio for name, ratio in reversed(unique.values()) if isinstance(ratio, nn.Parameter)}
+
+
+@torch.no_grad()
+def _start_from_(student: OnnxModule, constants: Mapping[str, NDArray[np.floating[Any]]]) -> None:
+    known = student.parameters_by_name()
+    for name in constants.keys() & known.keys():
+        known[name].copy_(torch.from_numpy(np.asarray(constants[name], np.float32)))
 
 
 def _training_graph(

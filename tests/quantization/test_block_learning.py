@@ -5,6 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from onnx import numpy_helper
 
 pytest.importorskip("torch")
 
@@ -85,3 +86,19 @@ def test_a_folder_of_other_options_is_refused(on_target, shots, tmp_path):
     learned(on_target, shots, tmp_path / "state")
     with pytest.raises(UsageError):
         learned(on_target, shots, tmp_path / "state", BlockOptions(steps=5, batch=2, crop=32))
+
+
+def test_biases_that_were_corrected_are_not_lost(pose, calibrated, shots, tmp_path):
+    last = find_layers(pose)[-1]
+    own = next(numpy_helper.to_array(tensor) for tensor in pose.graph.initializer if tensor.name == last.bias)
+    target, statistics = find_target("tidl"), calibrated(pose, "tidl")
+    quantizer = Quantizer(pose, target, statistics, biases={last.name: own.astype(np.float64) + 1.0})
+    found, plain = learned(quantizer, shots, tmp_path / "state")
+    uncorrected = learned(Quantizer(pose, target, statistics), shots, tmp_path / "other")[1]
+
+    def bias(model):
+        name = f"{last.name}/{last.bias}/quantized"
+        return next(numpy_helper.to_array(tensor) for tensor in model.graph.initializer if tensor.name == name)
+
+    np.testing.assert_allclose(bias(found), bias(plain), rtol=1e-6, atol=1)
+    assert np.abs(bias(found) - bias(uncorrected)).min() > 100
