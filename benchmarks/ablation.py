@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,9 @@ def parser_of(text: str | None, out: str, size: int) -> argparse.ArgumentParser:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--lr", type=float, default=0.01)
     parser.add_argument("--amp", choices=["off", "bf16"], default="off")
-    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--threads", type=int, default=1, help="of each run")
+    parser.add_argument("--jobs", type=int, default=2, help="runs beside each other")
+    parser.add_argument("--init", type=Path, default=None, help="weights that every run starts from; none: at random")
     parser.add_argument("--widening", type=float, default=16.0, help="of the OKS loss; 1: exactly the published one")
     parser.add_argument("--widening-kind", choices=["shrink", "ladder"], default="ladder")
     return parser
@@ -65,6 +68,7 @@ def recipe_of(options: argparse.Namespace, row: Row, seed: int, folder: Path) ->
         "eval_images": options.eval_images,
         "threads": options.threads,
         "seed": seed,
+        "init": None if options.init is None else str(options.init),
     }
     return build_train_recipe({**fields, **row.changes})
 
@@ -75,17 +79,33 @@ def run_grid(options: argparse.Namespace, rows: Sequence[Row]) -> dict[str, list
     options.out.mkdir(parents=True, exist_ok=True)
     known: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
     aps: dict[str, list[float]] = {row.name: [] for row in rows}
+    runs: dict[str, tuple[Row, int, TrainRecipe]] = {}
     # All rows of one seed first: a grid that is stopped can be compared as far as it is.
     for seed in options.seeds:
         for row in rows:
             recipe = recipe_of(options, row, seed, options.out / f"{row.name}-{seed}")
-            key = f"{row.name}-{seed}-{sha256_json(recipe.outcome_fields())[:12]}"
-            if key not in known:
-                result = train(recipe, _show(f"{row.name}, seed {seed}"))
-                known[key] = {"row": row.name, "seed": seed, "ap": result.ap, "seconds": result.seconds}
-                write_text(file, json.dumps(known, indent=1) + "\n")
-            aps[row.name].append(known[key]["ap"])
+            runs[f"{row.name}-{seed}-{sha256_json(recipe.outcome_fields())[:12]}"] = row, seed, recipe
+    missing = {key: recipe for key, (_, _, recipe) in runs.items() if key not in known}
+    for key, (ap, seconds) in _trained(missing, options.jobs):
+        row, seed, _ = runs[key]
+        known[key] = {"row": row.name, "seed": seed, "ap": ap, "seconds": seconds}
+        write_text(file, json.dumps(known, indent=1) + "\n")
+    for key, (row, _, _) in runs.items():
+        aps[row.name].append(known[key]["ap"])
     return aps
+
+
+def _trained(recipes: dict[str, TrainRecipe], jobs: int) -> Iterator[tuple[str, tuple[float | None, float]]]:
+    """(AP, seconds) of each recipe as it is finished, ``jobs`` of them in processes of their own at a time."""
+    # Not forked: a fork of a process in which torch has started threads may hang.
+    with multiprocessing.get_context("spawn").Pool(jobs, maxtasksperchild=1) as pool:
+        yield from pool.imap_unordered(_train, recipes.items())
+
+
+def _train(named: tuple[str, TrainRecipe]) -> tuple[str, tuple[float | None, float]]:
+    name, recipe = named
+    result = train(recipe, _show(name))
+    return name, (result.ap, result.seconds)
 
 
 def print_table(heading: str, aps: dict[str, list[float]], options: argparse.Namespace) -> None:
@@ -99,13 +119,13 @@ def print_table(heading: str, aps: dict[str, list[float]], options: argparse.Nam
     print(
         f"\nn6 lite, {options.people}, {options.images} images seen, batch {options.batch}, Muon {options.lr:g}, "
         f"autocast {options.amp}, OKS widening {options.widening:g} ({options.widening_kind}), seeds {options.seeds}, "
-        f"{options.eval_images} images evaluated."
+        f"{options.eval_images} images evaluated, start: {'random' if options.init is None else options.init.name}."
     )
 
 
 def _show(name: str) -> Any:
     def show(stage: str, done: int, total: int) -> None:
-        if done == total or done % 512 < 16:
-            print(f"\r{name}: {stage} {done}/{total}   ", end="", file=sys.stderr, flush=True)
+        if done == total or done % 2048 < 16:
+            print(f"{name}: {stage} {done}/{total}", file=sys.stderr, flush=True)
 
     return show

@@ -28,6 +28,7 @@ from qtoolkit.backends.tensorrt_inspector import Int8Check, check_int8, inspect_
 from qtoolkit.backends.tensorrt_library import TensorRtName, load_tensorrt
 from qtoolkit.backends.tensorrt_messages import counted, problems
 from qtoolkit.backends.tensorrt_rtx import rtx_capabilities
+from qtoolkit.bench.cost import Cost, network_cost
 from qtoolkit.errors import ModelFileError, UsageError
 from qtoolkit.evaluation.end_to_end import with_nms_inside
 from qtoolkit.graph.layer_precisions import float32_nodes, layer_precisions, precision_label
@@ -91,8 +92,11 @@ class BuildResult(BaseModel):
     warnings: Mapping[str, int]
 
 
-def build(options: BuildOptions, progress: Callable[[str], None] = lambda stage: None) -> BuildResult:
-    """Build ``options.model`` for ``options.target``; ``progress`` is told what is being done.
+def build(
+    options: BuildOptions, progress: Callable[[str], None] = lambda stage: None, *, gpu: Gpu | None = None
+) -> BuildResult:
+    """Build ``options.model`` for ``options.target``; ``progress`` is told what is being done. ``gpu``: this machine's,
+    where the driver has been asked already.
 
     Raises UnavailableError before any work where a library or a GPU is missing, ModelFileError where the network
     cannot be used, UsageError for an option that the target does not have.
@@ -100,7 +104,7 @@ def build(options: BuildOptions, progress: Callable[[str], None] = lambda stage:
     target = find_target(options.target)
     _check_options(options, target)
     library = _LIBRARIES.get(target.backend)
-    gpu = _device(target, library)
+    gpu = _device(target, library, gpu)
     out = prepare_out_dir(options.out)
     progress("reading the network")
     model = load_network(options.model, input_size_wh=options.input_size_wh, allow_quantized=True)
@@ -150,13 +154,13 @@ def _check_options(options: BuildOptions, target: Target) -> None:
             )
 
 
-def _device(target: Target, library: TensorRtName | None) -> Gpu | None:
+def _device(target: Target, library: TensorRtName | None, known: Gpu | None) -> Gpu | None:
     """The GPU that an engine is for: None where it is built ahead of time, or is none."""
     if library is None:
         runner_class(target.backend)
         return None
     # The driver first: it is what a machine without a GPU lacks, and installing a library would not help.
-    gpu = find_gpu() if library == "tensorrt" else gpu_or_none()
+    gpu = known or (find_gpu() if library == "tensorrt" else gpu_or_none())
     load_tensorrt(library)
     return gpu
 
@@ -164,7 +168,7 @@ def _device(target: Target, library: TensorRtName | None) -> Gpu | None:
 def _build_engine(
     options: BuildOptions, target: Target, library: TensorRtName, gpu: Gpu | None, model: onnx.ModelProto, path: Path
 ) -> BuildResult:
-    precisions = layer_precisions(model)
+    precisions, cost = layer_precisions(model), network_cost(model)
     source_sha256 = sha256_file(options.model)
     if target.strongly_typed and target.opsets is not None:
         model = strongly_typed(model, opset=target.opsets[0])
@@ -189,7 +193,7 @@ def _build_engine(
         compute_capabilities=(options.compute_capabilities or rtx_capabilities()) if library == "tensorrt_rtx" else (),
     )
     engine = build_engine(trt, model, settings, options.model.name)
-    record = _record(options, target, library, trt.__version__, gpu, settings, engine, source_sha256, precisions)
+    record = _record(options, target, library, trt.__version__, gpu, settings, engine, source_sha256, precisions, cost)
     write_engine(path, engine.plan, record)
     check = None if gpu is None else _inspected(library, trt, engine, model, precisions)
     return _engine_result(path, record, engine, check, precisions, model, [str(finding) for finding in findings])
@@ -197,7 +201,7 @@ def _build_engine(
 
 def _record(
     options: BuildOptions, target: Target, library: TensorRtName, version: str, gpu: Gpu | None,
-    settings: BuildSettings, engine: BuiltEngine, source_sha256: str, precisions: Mapping[str, str],
+    settings: BuildSettings, engine: BuiltEngine, source_sha256: str, precisions: Mapping[str, str], cost: Cost,
 ) -> EngineRecord:  # fmt: skip
     ahead = library == "tensorrt_rtx"
     return EngineRecord(
@@ -218,6 +222,8 @@ def _record(
         engine_sha256=sha256_bytes(engine.plan),
         engine_bytes=len(engine.plan),
         qtoolkit=qtoolkit.__version__,
+        input_shapes=cost.input_shapes,
+        gmacs=cost.gmacs,
     )
 
 

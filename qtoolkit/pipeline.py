@@ -35,7 +35,13 @@ from qtoolkit.quantization.assess import latency_figures
 from qtoolkit.quantization.bias_correction import input_means, read_means, write_means
 from qtoolkit.quantization.budget_plan import PlanMaker
 from qtoolkit.quantization.calibrate import CalibrationStatistics, calibrate, calibration_key, calibration_tensors
-from qtoolkit.quantization.effort import corrections_of, quantized_network, quantizer_of
+from qtoolkit.quantization.effort import (
+    corrections_of,
+    quantized_network,
+    quantizer_of,
+    with_plan_biases,
+    with_searched_ranges,
+)
 from qtoolkit.quantization.frontier_run import frontier_of, search_plan
 from qtoolkit.quantization.modelled_times import device_inputs, modelled_latencies
 from qtoolkit.quantization.plan_judge import better_network
@@ -118,7 +124,7 @@ def calibrate_stage(run: Run) -> Quantizer:
         run.calibration.save(path.with_suffix(".json"))
         statistics.write(path)
     means = _means(run, path.with_name(f"{key[:16]}.means.npz")) if "bias" in corrections_of(run) else {}
-    return quantizer_of(run, statistics, means)
+    return with_searched_ranges(run, quantizer_of(run, statistics, means))
 
 
 def _means(run: Run, path: Path) -> Mapping[str, NDArray[np.float64]]:
@@ -142,7 +148,7 @@ def rank_stage(run: Run, quantizer: Quantizer) -> Sensitivity:
     path = run.out / "sensitivity.json"
     inputs = [
         run.model_sha256, quantizer.statistics.key, recipe.target, recipe.metric, photos, recipe.ranges, recipe.head,
-        [recipe.wide, recipe.threads, *device_inputs(recipe.device)] if run.unit == "latency" else None,
+        [recipe.wide, recipe.threads, "borders", *device_inputs(recipe.device)] if run.unit == "latency" else None,
         qtoolkit.__version__, None if run.labelled is None else [run.labelled.part, run.labelled.samples.sha256],
     ]  # fmt: skip
 
@@ -248,11 +254,12 @@ def finetune_stage(run: Run, quantizer: Quantizer, plans: Mapping[str, Precision
         )
 
         def make(name: str = name, plan: PrecisionPlan = plan, path: Path = path, folder: Path = folder) -> None:
+            corrected = with_plan_biases(run, quantizer, plan)
             network = finetune_quantized(
-                quantizer, plan, run.head, learning, options, folder,
+                replace(corrected, splits_scales=False), plan, run.head, learning, options, folder,
                 lambda done, total: run.progress(f"fine-tuning {name}", done, total),
             )  # fmt: skip
-            network = better_network(run, quantizer, plan, network)
+            network = better_network(run, corrected, plan, network)
             write_bytes(path, network.SerializeToString(deterministic=True))
 
         run.store.run(f"finetune-{variant}", inputs, [path], make)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from qtoolkit.corrections import NEEDS_TORCH, Correction, Effort, default_corrections
+from qtoolkit.corrections import NEEDS_TORCH, Correction, Effort, check_corrections, default_corrections
 from qtoolkit.errors import RecipeError, UsageError
 
 __all__ = [
@@ -112,6 +112,12 @@ class Recipe(BaseModel):
                 do="give --plan FILE to apply a plan, or --mixed or --min-ap-retention to make one",
             )
         return self
+
+    @field_validator("corrections")
+    @classmethod
+    def _corrections_fit(cls, value: tuple[Correction, ...] | None) -> tuple[Correction, ...] | None:
+        check_corrections(value or ())
+        return value
 
     @property
     def makes_plan(self) -> bool:

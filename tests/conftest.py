@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import importlib.util
 import json
 import os
 import shutil
@@ -482,3 +483,45 @@ def loopback_board(_loopback_server: LoopbackBoard, monkeypatch: pytest.MonkeyPa
     yield board
     assert board.ends_within(5), board.processes()
     assert board.jobs() == []
+
+
+@pytest.fixture(scope="session")
+def tensorrt_stand_in() -> Any:
+    """The module ``tensorrt_stand_in.py`` beside this file."""
+    path = Path(__file__).with_name("tensorrt_stand_in.py")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def install_tensorrt(tensorrt_stand_in: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], dict[str, Any]]:
+    """``install_tensorrt("10.3")``: that version and a GPU seem to be there; returns what the stand-in notes."""
+
+    def install(version: str) -> dict[str, Any]:
+        def set_module(name: str, module: Any) -> None:
+            monkeypatch.setitem(sys.modules, name, module)
+
+        noted: dict[str, Any] = tensorrt_stand_in.install(version, set_module, monkeypatch.setattr)
+        return noted
+
+    return install
+
+
+@pytest.fixture
+def tensorrt_in_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """``tensorrt_in_workers("10.3")``: the stand-in is there in every Python process that is started from now on."""
+
+    def install(version: str) -> None:
+        folder = tmp_path / "tensorrt_in_workers"
+        folder.mkdir()
+        (folder / "sitecustomize.py").write_text(
+            f"import sys\nsys.path.append({str(Path(__file__).parent)!r})\n"
+            f"import tensorrt_stand_in\ntensorrt_stand_in.install_for_good({version!r})\n"
+        )
+        root = Path(__file__).resolve().parents[1]
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), str(root)]))
+
+    return install

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = sorted((ROOT / "qtoolkit").rglob("*.py"))
 LONGEST_MODULE, LONGEST_FUNCTION = 330, 50
-LONGER_MODULES = {"qtoolkit/backends/board_agent.py": 1200}
+LONGER_MODULES = {"qtoolkit/backends/board_agent.py": 1300}
 """The agent is one file because one file is copied to a board, which has none of our modules."""
 FORBIDDEN_STEMS = {"utils", "util", "common", "helpers", "misc"}
 

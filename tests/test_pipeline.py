@@ -23,6 +23,8 @@ from qtoolkit.graph.layers import find_layers
 from qtoolkit.graph.view import GraphView
 from qtoolkit.pipeline import QuantizeResult, calibrate_stage, open_run, quantize, rank_stage
 from qtoolkit.quantization import ranked_times
+from qtoolkit.quantization.border_times import BorderTimes
+from qtoolkit.quantization.budget_plan import PlanMaker
 from qtoolkit.recipe import Recipe
 
 STAGES = ("calibrate", "analyse_sensitivity", "added_ms", "predict_set", "measure_latency")
@@ -420,8 +422,25 @@ class TestByLatency:
         assert all(row.added_ms is not None and np.isfinite(row.added_ms) for row in rows)
         added = {row.layer: row.added_ms for row in rows}
         limit = 0.3 * sum(max(ms, 0.0) for ms in added.values())
-        assert sum(added[name] for name in result.plan.layers_16bit) <= limit + 1e-9
+        wide = result.plan.layers_16bit
+        conversions = PlanMaker(open_run(changed(again, mixed_by="latency")), result.sensitivity).conversions(
+            result.plan
+        )
+        assert sum(added[name] for name in wide) + conversions <= limit + 1e-9
         assert calls["added_ms"] == 1
+
+    def test_borders_between_precisions_are_timed_and_count(self, again, monkeypatch):
+        def timed(model, network_with, feed, threads):
+            types = {tensor.data_type for tensor in network_with(names[:1]).graph.initializer}
+            assert {onnx.TensorProto.INT8, onnx.TensorProto.FLOAT16} <= types
+            return BorderTimes(dict.fromkeys(names, 1000000.0), dict.fromkeys(names, 1000000.0))
+
+        names = [layer.name for layer in find_layers(onnx.load(again.out / "model.float.onnx"))]
+        monkeypatch.setattr(ranked_times, "border_times", timed)
+        result = quantize(changed(again, mixed_by="latency"))
+        assert {(row.narrowing_ms, row.widening_ms) for row in result.sensitivity.layers} == {(1e6, 1e6)}
+        # No border can be paid for: all at 8 bit, or what is not connected to anything at 8.
+        assert PlanMaker(open_run(changed(again, mixed_by="latency")), result.sensitivity).conversions(result.plan) == 0
 
     def test_a_photo_that_is_gone_is_passed_over(self, again, data, monkeypatch, tmp_path):
         copy = tmp_path / "people"

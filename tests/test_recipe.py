@@ -176,6 +176,15 @@ class TestRefused:
         with pytest.raises(RecipeError, match="not valid at min_ap_retention"):
             read_recipe(write(LEAST | {"min_ap_retention": share}))
 
+    def test_both_corrections_of_biases_at_once(self, write):
+        with pytest.raises(UsageError, match="the same error off the same biases"):
+            read_recipe(write(LEAST | {"corrections": ["bias", "bias-empirical"]}))
+        assert read_recipe(write(LEAST | {"corrections": ["bias-empirical", "equalize"]})).corrections
+
+    def test_biases_are_not_measured_on_split_layers(self, write):
+        with pytest.raises(UsageError, match="layers that are split"):
+            read_recipe(write(LEAST | {"corrections": ["split-scales", "bias-empirical"]}))
+
     @pytest.mark.parametrize("runs", [1, 5, 9])
     def test_too_few_inferences(self, write, runs):
         with pytest.raises(UsageError, match="cannot be measured with so few inferences") as caught:

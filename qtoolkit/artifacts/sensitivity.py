@@ -22,7 +22,8 @@ class LayerSensitivity(BaseModel):
     second order, from 0 up (for a head without rows per place: NMSE at the last layers). sqnr: NMSE, noise over signal.
     ap: COCO AP lost, in points of 0–100, negative where AP rose.
     ``sqnr_db`` is the same noise in decibels, None where it was not measured. ``macs_share`` is of all layers' MACs,
-    0–1; ``weights`` is their number, ``added_ms`` the time that 16 bit adds, None where they are not known.
+    0–1; ``weights`` is their number, ``added_ms`` the time that 16 bit adds; ``narrowing_ms`` comes on top where the
+    layer is at 16 bit and read at 8, ``widening_ms`` where it is at 8 and read at 16. None where they are not known.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -34,6 +35,8 @@ class LayerSensitivity(BaseModel):
     macs_share: float
     weights: int | None = None
     added_ms: float | None = None
+    narrowing_ms: float | None = None
+    widening_ms: float | None = None
 
 
 class Sensitivity(BaseModel):

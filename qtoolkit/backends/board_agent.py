@@ -5,6 +5,7 @@
     serve       reads requests on standard input (a line of JSON, bytes behind it where it says so), answers each
     supervise   a job of its own session: it outlives the connection, and ends when nobody has asked for a while
     work        one process that holds networks, so that a crash or a lack of memory is seen and told
+    jtop        one process that asks jetson-stats for the state of a Jetson, and is ended where that does not answer
 
 Every request may be sent again after a cut: it finds what the first one left. Files appear whole or not at all.
 """
@@ -17,6 +18,7 @@ import fcntl
 import gc
 import glob
 import hashlib
+import importlib.util
 import json
 import math
 import os
@@ -43,6 +45,7 @@ __all__ = [
     "WorkerHandle",
     "board_facts",
     "default_threads",
+    "jtop_facts",
     "main",
     "work",
 ]
@@ -61,9 +64,11 @@ _REST_SHARE = 0.05
 _REST_LIMIT_S = 2.0
 _TICK_S = 0.25
 _START_S = 20.0
+_JTOP_S = 6.0
 _SPARE_BYTES = 4 << 20
 _KEPT_FILES_S = 14 * 86400
 _KEPT_JOBS_S = 3600
+_OWNED_S = 6.0
 _VERBS = ("hello", "have", "start", "wait", "opened", "infer", "finish")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*\Z")
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -262,8 +267,79 @@ def _cpu_name(root: str) -> Optional[str]:
     return found.group(1).strip() if found else None
 
 
-def board_facts(root: str = "", tools: bool = True) -> Json:
-    """What the board says of itself now; each part it does not tell is None. ``tools``: ask nvpmodel and tegrastats."""
+def jtop_facts() -> None:
+    """Print what the service of jetson-stats (4.x) tells, as JSON; what it does not tell is left out."""
+    import jtop
+
+    jetson = jtop.jtop()
+    jetson.start()
+    found: Json = {"jtop": str(getattr(jtop, "__version__", "unknown")) if jetson.ok() else None}
+    for name, read in _JTOP_PARTS.items():
+        try:
+            found[name] = read(jetson)
+        except Exception:  # noqa: BLE001 - boards and versions differ in what they have
+            continue
+    print(json.dumps(found), flush=True)  # noqa: T201 - this process is asked by its output
+    # Its threads would be waited for, some of which ask the package manager.
+    os._exit(0)
+
+
+def _jtop_temperatures(jetson: Any) -> Json:
+    return {name: each["temp"] for name, each in jetson.temperature.items() if each.get("online", True)}
+
+
+def _jtop_power(jetson: Any) -> Json:
+    """Watts: jtop takes the rail that is the board's input out of the rails and calls it the total."""
+    rails, total = jetson.power["rail"], jetson.power["tot"]
+    found = {name: each["power"] * 1e-3 for name, each in rails.items() if each.get("online", True)}
+    return dict(found, **{total.get("name", "total"): total["power"] * 1e-3}) if found or "name" in total else {}
+
+
+def _jtop_clocks(jetson: Any) -> Json:
+    """MHz: jtop has kHz. Only it tells the memory's, which needs root to be read."""
+    cores = enumerate(jetson.cpu["cpu"])
+    found = {"cpu{}".format(place): core["freq"]["cur"] * 1e-3 for place, core in cores if core.get("online")}
+    found.update({name: each["freq"]["cur"] * 1e-3 for name, each in jetson.gpu.items()})
+    if "EMC" in jetson.memory:
+        found["emc"] = jetson.memory["EMC"]["cur"] * 1e-3
+    return found
+
+
+_JTOP_PARTS: Dict[str, Callable[[Any], Any]] = {
+    "temperatures_c": _jtop_temperatures,
+    "power_w": _jtop_power,
+    "clocks_mhz": _jtop_clocks,
+    "power_mode": lambda jetson: None if jetson.nvpmodel is None else str(jetson.nvpmodel.name),
+    "jetson_clocks": lambda jetson: None if jetson.jetson_clocks is None else bool(jetson.jetson_clocks),
+}
+
+
+def _asked_jtop() -> Json:
+    """What ``jtop_facts`` prints in a process of its own; nothing where jetson-stats is missing, broken or silent."""
+    try:
+        if importlib.util.find_spec("jtop") is None:
+            return {}
+        found = json.loads(_command([sys.executable, str(Path(__file__).absolute()), "jtop"], _JTOP_S) or "{}")
+    except (ImportError, ValueError):
+        return {}
+    if not isinstance(found, dict) or not isinstance(found.get("jtop"), str):
+        return {}
+    kinds = {"jtop": str, "power_mode": str, "jetson_clocks": bool}
+    asked = {name: found[name] for name, kind in kinds.items() if isinstance(found.get(name), kind)}
+    for name in ("temperatures_c", "power_w", "clocks_mhz"):
+        values = found.get(name)
+        numbers = values.items() if isinstance(values, dict) else ()
+        asked[name] = _numbers({key: round(value, 3) for key, value in numbers if isinstance(value, (int, float))})
+    return asked
+
+
+def board_facts(root: str = "", tools: bool = True, jtop: bool = True) -> Json:
+    """What the board says of itself now; each part it does not tell is None.
+
+    ``tools``: ask nvpmodel and tegrastats. ``jtop``: ask jetson-stats first, whose version is then under ``jtop``; what
+    it does not tell is read from the tools and from sysfs.
+    """
+    asked = _asked_jtop() if jtop else {}
     mode = _command(["nvpmodel", "-q"]) if tools else None
     named = re.search(r"NV Power Mode:\s*(\S+)", mode or "")
     return {
@@ -273,10 +349,12 @@ def board_facts(root: str = "", tools: bool = True) -> Json:
         "cores": len(os.sched_getaffinity(0)),
         "l4t": (_read_text(root + "/etc/nv_tegra_release") or "").split("\n")[0] or None,
         "jetpack": _command(["dpkg-query", "-W", "-f", "${Version}", "nvidia-jetpack"]) if tools else None,
-        "power_mode": named.group(1) if named else None,
-        "clocks_mhz": _clocks_mhz(root),
-        "temperatures_c": _temperatures_c(root),
-        "power_w": _power_w(root),
+        "power_mode": named.group(1) if named else asked.get("power_mode"),
+        "jetson_clocks": asked.get("jetson_clocks"),
+        "clocks_mhz": asked.get("clocks_mhz") or _clocks_mhz(root),
+        "temperatures_c": asked.get("temperatures_c") or _temperatures_c(root),
+        "power_w": asked.get("power_w") or _power_w(root),
+        "jtop": asked.get("jtop"),
         "tegrastats": _first_line_of(["tegrastats", "--interval", "100"]) if tools else None,
         "python": platform.python_version(),
     }
@@ -822,7 +900,7 @@ class Supervisor:
                 models[place]["idle_cpu_pct"] = max(models[place]["idle_cpu_pct"], answer["idle_cpu_pct"])
                 self.power.append(_power_w("") or {})
             self.tell("measuring", cycle + 1, request["cycles"])
-        after = board_facts(tools=False)
+        after = board_facts(tools=False, jtop=before["jtop"] is not None)
         if request.get("outputs"):
             for place, model in enumerate(models):
                 out = str(self.folder / "outputs-{}.npz".format(place))
@@ -929,8 +1007,6 @@ class Server:
     def hello(self, request: Json) -> Json:
         """What is installed here; sweeps what earlier jobs left."""
         _sweep()
-        import importlib.util
-
         found = {name: importlib.util.find_spec(name) is not None for name in ("numpy", "tensorrt", "onnxruntime")}
         try:
             ctypes.CDLL("libcuda.so.1")
@@ -998,10 +1074,13 @@ class Server:
         return {"offset": offset}
 
     def start(self, request: Json) -> Json:
-        """Start the job of that name, unless it is there."""
+        """Start the job of that name, unless it is there: then take it over from a client that asks no more."""
         folder, jobs = self._job(request), _folder(_root() / "jobs")
+        state = "started"
         with open(str(jobs / ".lock"), "ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
+            if (folder / "pid.json").is_file() and not self._is_own(folder, request):
+                state = self._taken_over(folder, request)
             if not (folder / "pid.json").is_file():
                 for sha256 in [each.get(key) for each in request["models"] for key in ("sha256", "feeds")]:
                     if sha256 is not None and not (_root() / "files" / sha256).is_file():
@@ -1010,7 +1089,24 @@ class Server:
                 (folder / "alive").touch()
                 _write_json(folder / "request.json", request)
                 self._spawn(folder)
-        return {"state": "started"}
+        return {"state": state}
+
+    def _is_own(self, folder: Path, request: Json) -> bool:
+        known = _read_json(folder / "request.json") or {}
+        return known.get("client") == request.get("client")
+
+    def _taken_over(self, folder: Path, request: Json) -> str:
+        """``owned`` where its client still asks, ``taken``, or ``started`` where nothing can come of it any more."""
+        if time.time() - (folder / "alive").stat().st_mtime < _OWNED_S:
+            return "owned"
+        result = _read_json(folder / "result.json")
+        if _alive(folder) if result is None else "error" not in result:
+            (folder / "alive").touch()
+            _write_json(folder / "request.json", request)
+            return "taken"
+        _end(folder)
+        shutil.rmtree(str(folder), ignore_errors=True)
+        return "started"
 
     def _spawn(self, folder: Path) -> None:
         agent = self._installed()
@@ -1102,9 +1198,9 @@ class Server:
             return stream.read(int(request["bytes"]))
 
     def finish(self, request: Json) -> Json:
-        """End a job if it runs, and remove all of it."""
+        """End a job if it runs, and remove all of it; where a client is named, only its own."""
         folder = self._job(request)
-        if folder.is_dir():
+        if folder.is_dir() and ("client" not in request or self._is_own(folder, request)):
             _end(folder)
             shutil.rmtree(str(folder), ignore_errors=True)
         return {"state": "gone"}
@@ -1155,11 +1251,13 @@ def _sweep() -> None:
 
 
 def main(arguments: Sequence[str], source: Optional[bytes] = None) -> None:
-    """``serve`` (the default), ``supervise FOLDER`` or ``work``."""
+    """``serve`` (the default), ``supervise FOLDER``, ``work`` or ``jtop``."""
     if arguments[:1] == ["supervise"]:
         Supervisor(Path(arguments[1])).main()
     elif arguments[:1] == ["work"]:
         work()
+    elif arguments[:1] == ["jtop"]:
+        jtop_facts()
     else:
         # What prints to standard output by itself must not stand between the answers.
         writer = os.fdopen(os.dup(1), "wb")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
@@ -31,6 +32,9 @@ BOARD_RUNTIMES = ("tensorrt", "onnxruntime")
 _LIMITS = {"limit_s": 3600.0, "heartbeat_s": 150.0, "queue_s": 60.0}
 _ASK_S = 2.0
 _GOODBYE_S = 5.0
+# Longer than the agent takes a client for alive that does not ask.
+_OWNED_PATIENCE_S = 9.0
+_OWNED_PAUSE_S = 0.5
 
 Feeds = Sequence[Mapping[str, NDArray[Any]]]
 
@@ -57,16 +61,22 @@ class BoardNetwork:
 
 
 class BoardJob:
-    """A job, started on entering and removed on leaving, whatever happened in between."""
+    """A job, started on entering and removed on leaving, whatever happened in between.
 
-    def __init__(self, board: Board, request: Mapping[str, Any]) -> None:
+    ``resume``: the job of the very same request that an earlier process left behind, running or finished, is taken over
+    instead; ``resumed`` says so. One whose process still asks for it is left to that, and this one is another job.
+    """
+
+    def __init__(self, board: Board, request: Mapping[str, Any], *, resume: bool = False) -> None:
         self.board = board
-        self.id = uuid.uuid4().hex
         self._request = {**_LIMITS, **request}
+        self.id = board.content_id(self._request) if resume else uuid.uuid4().hex
+        self._request["client"] = uuid.uuid4().hex
+        self.resumed = False
 
     def __enter__(self) -> Self:
         try:
-            self.board.ask("start", job=self.id, **self._request)
+            self._start()
         except BaseException:
             # The answer may have been lost on its way back.
             self._finish()
@@ -77,6 +87,15 @@ class BoardJob:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._finish()
+
+    def _start(self) -> None:
+        patience = time.monotonic() + _OWNED_PATIENCE_S
+        while (state := self.board.ask("start", job=self.id, **self._request)["state"]) == "owned":
+            if time.monotonic() > patience:
+                self.id = uuid.uuid4().hex
+            else:
+                time.sleep(_OWNED_PAUSE_S)
+        self.resumed = state == "taken"
 
     def result(self, progress: Callable[[Mapping[str, Any]], None] | None = None) -> dict[str, Any]:
         """Wait for the end; ``progress`` is called with the agent's stage, done and total. Raises what failed there."""
@@ -105,7 +124,7 @@ class BoardJob:
     def _finish(self) -> None:
         # Where the board cannot be asked any more, the job ends by itself: nobody asks for it.
         with contextlib.suppress(QtoolError):
-            self.board.ask("finish", job=self.id, reconnect_s=_GOODBYE_S)
+            self.board.ask("finish", job=self.id, client=self._request["client"], reconnect_s=_GOODBYE_S)
 
 
 def choose_runtime(board: Board, runtime: str | None) -> tuple[str, dict[str, Any]]:

@@ -12,18 +12,30 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from qtoolkit.artifacts.files import sha256_bytes, write_bytes, write_text
-from qtoolkit.errors import ModelFileError
+from qtoolkit.errors import ModelFileError, UsageError
 
-__all__ = ["EngineRecord", "check_engine", "machine_name", "read_engine", "sidecar_path", "write_engine"]
+__all__ = [
+    "EngineRecord",
+    "check_engine",
+    "check_engine_size",
+    "engine_backend",
+    "is_engine",
+    "machine_name",
+    "read_engine",
+    "sidecar_path",
+    "write_engine",
+]
 
 _SCHEMA = 1
+_SUFFIX = ".engine"
 
 
 class EngineRecord(BaseModel):
     """What an engine was made of, with and for. ``onnx_sha256`` is that of the ONNX file it was built from.
 
     ``gpu`` is None and ``compute_capabilities`` name GPUs, for an engine that was built ahead of time; otherwise it is
-    for that very GPU.
+    for that very GPU. ``input_shapes`` and ``gmacs`` (10⁹ multiply-adds of one inference) are the network's, None in
+    records of older releases.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -44,11 +56,34 @@ class EngineRecord(BaseModel):
     engine_sha256: str
     engine_bytes: int
     qtoolkit: str
+    input_shapes: dict[str, tuple[int, ...]] | None = None
+    gmacs: float | None = None
 
 
 def machine_name() -> str:
     """Operating system and architecture, such as ``linux-x86_64``: engines do not cross them."""
     return f"{platform.system()}-{platform.machine()}".lower()
+
+
+def is_engine(path: Path) -> bool:
+    """Whether a file is taken for an engine rather than a network: by its name, which ends in ``.engine``."""
+    return path.suffix.lower() == _SUFFIX
+
+
+def engine_backend(record: EngineRecord) -> str:
+    """Name of the backend that opens an engine with this record, see ``backends.table``."""
+    return record.library.replace("_", "-")
+
+
+def check_engine_size(path: Path, input_size_wh: tuple[int, int] | None) -> None:
+    """Raise UsageError where an input size is asked of an engine, which has the one that it was built for."""
+    if input_size_wh is not None:
+        raise UsageError(
+            "an engine has one input size, which it was built for",
+            expected=f"{path.name} without --input-size",
+            found="--input-size {}x{}".format(*input_size_wh),
+            do="leave it out, or build the engine for that size: qtool build MODEL.onnx --input-size",
+        )
 
 
 def sidecar_path(engine: Path) -> Path:

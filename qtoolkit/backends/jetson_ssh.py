@@ -209,6 +209,11 @@ class Board:
         """The agent's answer to one request; made again after a cut. Raises what ``board_failures`` lists."""
         return self._ask({"do": do, **parameters}, reconnect_s=reconnect_s)[0]
 
+    def content_id(self, request: Mapping[str, Any]) -> str:
+        """The same name for the same request to the same agent, whoever asks."""
+        agent = sha256_bytes(self._source)
+        return sha256_bytes(json.dumps([agent, request], sort_keys=True).encode("ascii"))[:32]
+
     def send(
         self,
         files: Sequence[Path | bytes],

@@ -74,6 +74,7 @@ class TensorRtGpu(Runner):
             "version": record.version if record else None,
             "provider": gpu.name if gpu else None,
             "threads": 1,
+            "device": gpu.name if gpu else None,
             "cuda": gpu.cuda if gpu else None,
             "memory_by": self._cuda.name if self._cuda else None,
             "dialect": record.dialect if record else None,

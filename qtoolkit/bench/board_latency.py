@@ -10,18 +10,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qtoolkit.artifacts.files import sha256_file
 from qtoolkit.backends.board_address import BoardAddress
 from qtoolkit.backends.board_job import BoardJob, BoardNetwork, choose_runtime, pack_feeds, unpack_outputs
 from qtoolkit.backends.jetson_ssh import Board
 from qtoolkit.bench.latency_result import LatencyResult, p50_ratio, percentiles_ms
+from qtoolkit.bench.measured_record import record_conditions
 from qtoolkit.bench.worker import load_feeds, seeded_feeds
 from qtoolkit.errors import UsageError
 
 __all__ = ["BoardLatency", "measure_on_board"]
 
 _FEWEST_CYCLES = 10
-_NAMED_CONDITIONS = ("runtime", "version", "provider", "threads")
 _TARGETS = {"onnxruntime": "ort-cpu", "tensorrt": "tensorrt"}
 
 
@@ -30,15 +29,17 @@ class BoardLatency:
     """What came back from a board.
 
     ``results``: label → record. ``board``: what the board says of itself, None where it does not: model, cpu, l4t,
-    jetpack, power_mode, clocks_mhz, temperatures_c and power_w before the measurement, the same ``after`` it, and
-    ``power_mean_w``, watts per rail while it ran. ``outputs``: label → one dict of arrays per input, where asked for.
-    ``reconnects``: how often a lost connection was made again.
+    jetpack, power_mode, jetson_clocks, jtop, clocks_mhz, temperatures_c and power_w before the measurement, the same
+    ``after`` it, and ``power_mean_w``, watts per rail while it ran. ``outputs``: label → one dict of arrays per input,
+    where asked for.
+    ``reconnects``: how often a lost connection was made again. ``resumed``: an earlier call began the measurement.
     """
 
     results: Mapping[str, LatencyResult]
     board: Mapping[str, Any]
     outputs: Mapping[str, list[dict[str, NDArray[Any]]]]
     reconnects: int
+    resumed: bool
 
 
 def measure_on_board(
@@ -62,7 +63,8 @@ def measure_on_board(
     bring the outputs for the inputs back too. ``limits``: ``limit_s`` of the whole measurement, ``heartbeat_s`` after
     which the board stops by itself when nobody asks, ``queue_s`` to wait for another measurement. ``progress`` is
     called with a stage, done and total. The rest: see ``measure_latency``. With TensorRT a time includes the copies
-    of inputs and outputs.
+    of inputs and outputs. Where an earlier process asked for the very same and was killed, its measurement is taken
+    over, running or finished.
 
     Raises UsageError for what cannot be measured so, and what ``backends.board_failures`` lists. No process is left
     on the board when this returns or raises; where it cannot be reached any more, its job ends by itself.
@@ -76,15 +78,15 @@ def measure_on_board(
         chosen, _ = choose_runtime(board, runtime)
         models = _send(board, networks, feeds, _staged(progress, "sending"))
         request = {"kind": "bench", "runtime": chosen, "threads": threads, "outputs": outputs, "models": models}
-        with BoardJob(board, {**request, **counts, **(limits or {})}) as job:
+        with BoardJob(board, {**request, **counts, **(limits or {})}, resume=True) as job:
             found = job.result(None if progress is None else lambda at: progress(at["stage"], at["done"], at["total"]))
             arrays = {
                 label: unpack_outputs(job.fetch_arrays(each["file"]), [output["name"] for output in each["outputs"]])
                 for label, each in (zip(variants, found["models"], strict=True) if outputs else ())
             }
-        reconnects = board.reconnects
+        reconnects, resumed = board.reconnects, job.resumed
     inputs = f"seed {seed}" if feeds_path is None else "file"
-    return BoardLatency(_results(variants, found, inputs), found["board"], arrays, reconnects)
+    return BoardLatency(_results(variants, found, inputs), found["board"], arrays, reconnects, resumed)
 
 
 def _check_counts(variants: Mapping[str, Path], runs: int, block: int, warmup_s: float) -> None:
@@ -145,24 +147,20 @@ def _result(
     board: Mapping[str, Any],
     inputs: str,
 ) -> LatencyResult:
-    conditions = about["conditions"]
-    shapes = {each["name"]: tuple(each["shape"]) for each in about["inputs"]}
-    shape = next(iter(shapes.values()))
+    conditions = record_conditions(
+        label,
+        path,
+        target=_TARGETS[about["conditions"]["runtime"]],
+        conditions={**about["conditions"], **_board_conditions(board)},
+        input_shapes={each["name"]: each["shape"] for each in about["inputs"]},
+        device=board.get("model") or board.get("cpu") or board["machine"],
+    )
+    shape = next(iter(conditions["input_shapes"].values()))
     statistics: dict[str, Any] = {**percentiles_ms(samples_ms), **p50_ratio(samples_ms, first_ms).model_dump()}
     return LatencyResult(
-        variant=label,
-        target=_TARGETS[conditions["runtime"]],
-        device=board.get("model") or board.get("cpu") or board["machine"],
-        **{name: conditions[name] for name in _NAMED_CONDITIONS},
-        options={
-            **{name: value for name, value in conditions.items() if name not in _NAMED_CONDITIONS},
-            **_board_conditions(board),
-        },
-        batch=shape[0] if shape else 1,
+        **conditions,
         input_size_wh=(shape[3], shape[2]) if len(shape) == 4 else None,
-        input_shapes=shapes,
         inputs=inputs,
-        model_sha256=sha256_file(path),
         warm_up_s=about["warmed"]["seconds"],
         warm_up_count=about["warmed"]["count"],
         warm_up_stable=about["warmed"]["stable"],
@@ -185,6 +183,7 @@ def _board_conditions(board: Mapping[str, Any]) -> dict[str, str | int | float |
     found = {
         "jetpack": board.get("jetpack") or board.get("l4t"),
         "power_mode": board.get("power_mode"),
+        "jetson_clocks": board.get("jetson_clocks"),
         "temperature_c": hottest,
         "power_w": total,
     }

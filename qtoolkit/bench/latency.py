@@ -18,8 +18,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qtoolkit.artifacts.files import sha256_file
-from qtoolkit.bench.environment import cpu_name
 from qtoolkit.bench.latency_result import (
     LatencyResult,
     half_width_pct,
@@ -27,6 +25,7 @@ from qtoolkit.bench.latency_result import (
     p50_ratio,
     percentiles_ms,
 )
+from qtoolkit.bench.measured_record import record_conditions
 from qtoolkit.bench.noise import NoiseWatch, RunNoise
 from qtoolkit.bench.turns import Progress, rotating_turns
 from qtoolkit.bench.worker_process import WorkerProcess
@@ -38,7 +37,6 @@ DEFAULT_LIMIT_S = 60.0
 """Seconds after which a measurement that was to go on until its intervals are narrow gives up."""
 
 _FEWEST_CYCLES = 10
-_NAMED_CONDITIONS = ("runtime", "version", "provider", "threads")
 # Intervals are computed again when the number of cycles has grown by this: their cost stays in proportion.
 _GROWTH = 0.25
 
@@ -184,9 +182,8 @@ def _half_width_pct(samples_ms: NDArray[np.float64], first_ms: NDArray[np.float6
 
 def _result(variant: _Variant, first: _Variant, inputs: str) -> LatencyResult:
     samples_ms = variant.samples_ms()
-    conditions = variant.described["conditions"]
-    shapes = {name: tuple(shape) for name, shape in variant.described["input_shapes"].items()}
-    shape = next(iter(shapes.values()))
+    conditions = record_conditions(variant.label, variant.path, **variant.described)
+    shape = next(iter(conditions["input_shapes"].values()))
     medians_ms = np.median(samples_ms, axis=1)
     p50_lo_ms, p50_hi_ms = p50_interval_ms(samples_ms)
     statistics: dict[str, Any] = {
@@ -197,16 +194,9 @@ def _result(variant: _Variant, first: _Variant, inputs: str) -> LatencyResult:
         **p50_ratio(samples_ms, first.samples_ms()).model_dump(),
     }
     return LatencyResult(
-        variant=variant.label,
-        target=variant.described["target"],
-        device=cpu_name(),
-        **{name: conditions[name] for name in _NAMED_CONDITIONS},
-        options={name: value for name, value in conditions.items() if name not in _NAMED_CONDITIONS},
-        batch=shape[0] if shape else 1,
+        **conditions,
         input_size_wh=(shape[3], shape[2]) if len(shape) == 4 else None,
-        input_shapes=shapes,
         inputs=inputs,
-        model_sha256=sha256_file(variant.path),
         warm_up_s=variant.warmed["seconds"],
         warm_up_count=variant.warmed["count"],
         warm_up_stable=variant.warmed["stable"],

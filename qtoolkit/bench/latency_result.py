@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
+
+from qtoolkit.bench.measured_record import MeasuredRecord
 
 __all__ = [
     "LatencyResult",
@@ -32,30 +34,13 @@ class Ratio(BaseModel):
     ratio_hi: float
 
 
-class LatencyResult(BaseModel):
+class LatencyResult(MeasuredRecord):
     """Latency of one variant on one target. All times are those of ``infer`` alone, by a monotonic clock, in ms."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    variant: str
-    measured: Literal[True] = True
-    target: str
-    """Name of the backend, such as ``ort-cpu``."""
-    device: str
-    """Name of the processor."""
-    runtime: str
-    version: str
-    provider: str
-    threads: int | None
-    batch: int
     input_size_wh: tuple[int, int] | None
     """Width and height of an image input (B, C, H, W); None for any other input."""
-    input_shapes: dict[str, tuple[int, ...]]
     inputs: str
     """Where the inputs came from: ``file`` or ``seed N``."""
-    options: dict[str, str | int | float | bool | None]
-    """Further conditions of the runner, such as its level of graph optimization."""
-    model_sha256: str
     warm_up_s: float
     warm_up_count: int
     warm_up_stable: bool

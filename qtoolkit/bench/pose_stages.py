@@ -6,12 +6,11 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
-from qtoolkit.bench.environment import cpu_name
+from qtoolkit.bench.measured_record import MeasuredRecord, record_conditions
 from qtoolkit.bench.turns import Progress, rotating_turns
 from qtoolkit.bench.worker_process import WorkerProcess
 from qtoolkit.errors import UsageError
@@ -22,18 +21,9 @@ __all__ = ["StageTimes", "measure_stages"]
 _BLOCK = 10
 
 
-class StageTimes(BaseModel):
+class StageTimes(MeasuredRecord):
     """Milliseconds of one photo, from decoded pixels to people in its pixels; reading the file is not in it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    variant: str
-    measured: Literal[True] = True
-    target: str
-    device: str
-    runtime: str
-    version: str
-    threads: int | None
     head: str
     images: str
     """``N photos`` or ``noise``, in which there is nobody to decode."""
@@ -85,9 +75,9 @@ def measure_stages(
         for label, path in variants.items():
             worker = running.enter_context(WorkerProcess(label, timeout_s=timeout_s))
             described = worker.ask("open", model=str(Path(path).absolute()), **opening)
-            described |= worker.ask("photos", paths=paths, head=head, **thresholds)
+            found = worker.ask("photos", paths=paths, head=head, **thresholds)["head"]
             worker.ask("warm", seconds=warmup_s)
-            timed.append(_Variant(label, worker, described))
+            timed.append(_Variant(label, Path(path), worker, described, found))
         for cycle, variant in rotating_turns(timed, 0, -(-runs // block), progress):
             variant.rows_ns += variant.worker.ask("stages", first=cycle * block, count=block)["rows_ns"]
     images = f"{len(photos)} photos" if photos else "noise"
@@ -97,8 +87,10 @@ def measure_stages(
 @dataclass
 class _Variant:
     label: str
+    path: Path
     worker: WorkerProcess
     described: dict[str, Any]
+    head: str
     rows_ns: list[list[int]] = field(default_factory=list)
 
 
@@ -106,16 +98,9 @@ def _times(variant: _Variant, images: str, thresholds: Mapping[str, Any]) -> Sta
     rows_ms = np.array(variant.rows_ns, np.float64) / 1e6
     before, inference, after = np.median(rows_ms, axis=0)
     whole_p50, whole_p99 = np.percentile(rows_ms.sum(axis=1), [50, 99])
-    described = variant.described
-    conditions = described["conditions"]
     return StageTimes(
-        variant=variant.label,
-        target=described["target"],
-        device=cpu_name(),
-        runtime=conditions["runtime"],
-        version=conditions["version"],
-        threads=conditions["threads"],
-        head=described["head"],
+        **record_conditions(variant.label, variant.path, **variant.described),
+        head=variant.head,
         images=images,
         **thresholds,
         count=len(rows_ms),

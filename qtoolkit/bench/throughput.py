@@ -10,45 +10,28 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from qtoolkit.artifacts.files import sha256_file
 from qtoolkit.backends.cores import runtime_threads
 from qtoolkit.bench.energy import EnergyMeter
-from qtoolkit.bench.environment import cpu_name
 from qtoolkit.bench.latency_result import mean_ratio
+from qtoolkit.bench.measured_record import MeasuredRecord, record_conditions
 from qtoolkit.bench.turns import Progress, rotating_turns
 from qtoolkit.bench.worker_process import WorkerProcess
 from qtoolkit.errors import UsageError
 
 __all__ = ["ThroughputResult", "measure_throughput"]
 
-_NAMED_CONDITIONS = ("runtime", "version", "provider", "threads")
 _TURNS = 10
 
 
-class ThroughputResult(BaseModel):
+class ThroughputResult(MeasuredRecord):
     """Images per second of one network, with as many inferences under way at once as there are ``streams``."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    variant: str
-    measured: Literal[True] = True
-    target: str
-    device: str
-    runtime: str
-    version: str
-    provider: str
-    threads: int | None
-    """Threads of the runtime for each stream."""
     streams: int
-    batch: int
-    input_shapes: dict[str, tuple[int, ...]]
-    options: dict[str, str | int | float | bool | None]
-    model_sha256: str
     seconds: float
     inferences: int
     images_per_second: float
@@ -131,23 +114,14 @@ def _one_turn(variant: _Variant, seconds: float, meter: EnergyMeter | None) -> N
 
 
 def _result(variant: _Variant, first: _Variant, streams: int, meter: EnergyMeter | None) -> ThroughputResult:
-    conditions = variant.described["conditions"]
-    shapes = {name: tuple(shape) for name, shape in variant.described["input_shapes"].items()}
-    shape = next(iter(shapes.values()))
-    batch = shape[0] if shape else 1
+    conditions = record_conditions(variant.label, variant.path, **variant.described)
+    batch = conditions["batch"]
     rates = np.array(variant.rates) * batch
     ratio = mean_ratio(np.array(variant.rates), np.array(first.rates)) if variant is not first else None
     images = variant.inferences * batch
     return ThroughputResult(
-        variant=variant.label,
-        target=variant.described["target"],
-        device=cpu_name(),
-        **{name: conditions[name] for name in _NAMED_CONDITIONS},
+        **conditions,
         streams=streams,
-        batch=batch,
-        input_shapes=shapes,
-        options={name: value for name, value in conditions.items() if name not in _NAMED_CONDITIONS},
-        model_sha256=sha256_file(variant.path),
         seconds=variant.seconds,
         inferences=variant.inferences,
         images_per_second=float(rates.mean()),

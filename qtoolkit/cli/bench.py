@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from qtoolkit.cli.bench_engines import build_engines
 from qtoolkit.cli.bench_modelled import bench_modelled, list_devices_option, precision_option
 from qtoolkit.cli.bench_networks import PHOTOS, at_batch, network_names, open_networks, write_photos
+from qtoolkit.cli.engines import build_engines, check_engine_call, engine_runtime, gpu_for
 from qtoolkit.cli.options import head_option, input_size_option, json_option, quiet_option, threads_option
 from qtoolkit.cli.progress import StageProgress, one_stage, show_progress
 from qtoolkit.errors import UnavailableError, UsageError
@@ -35,6 +35,7 @@ Examples:
   qtool bench model.float.onnx model.int8.onnx --threads 2
   qtool bench model.float.onnx model.int8.onnx --runtime openvino-cpu
   qtool bench runs/yolov8n-pose/model.*.onnx --data coco --runs 200 --json
+  qtool bench engines/model.int8.tensorrt.engine engines/model.mixed.tensorrt.engine
   qtool bench model.float.onnx model.int8.onnx --device jetson
   qtool bench model.float.onnx model.int8.onnx --device ssh://nvidia@orin.local
   qtool bench model.int8.onnx --until 1% --batch 4 --streams 2 --stages --data coco
@@ -74,7 +75,8 @@ class _Percent(_PercentType):
     default="cpu",
     show_default=True,
     metavar="DEVICE",
-    help="Measured: cpu, cuda (TensorRT), ssh://user@host[:port][/python], a board. Modelled: jetson[-NAME][@MODE].",
+    help="Measured: cpu, cuda (TensorRT; engines run there by themselves), ssh://user@host[:port][/python], a board. "
+    "Modelled: jetson[-NAME][@MODE].",
 )
 @list_devices_option
 @precision_option
@@ -134,10 +136,15 @@ def command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Measure latency (p50, p90, p99), images per second and GMACs of one or more networks, float or quantized."""
+    """Measure latency (p50, p90, p99), images per second and GMACs of one or more networks, float or quantized.
+
+    MODEL: an ONNX network, or an engine that `qtool build` wrote.
+    """
     from qtoolkit.cli.bench_remote import bench_on_board, board_of
 
     context = click.get_current_context()
+    if check_engine_call(models, context):
+        device = "cuda"
     if (board := board_of(device)) is not None:
         _check_options(context, _ON_A_BOARD)
         return bench_on_board(board, context.params)
@@ -145,10 +152,8 @@ def command(
         _check_options(context, _MODELLED)
         named = dict(zip(network_names(models), models, strict=True))
         return bench_modelled(named, device, options["precisions"], options["input_size_wh"], as_json)
-    _check_options(context, _ON_A_GPU if device == "cuda" else frozenset(context.params) - {"precisions"})
-    _check_device(device)
+    _check_options(context, _ON_A_GPU if device == "cuda" else frozenset(context.params) - {"precisions"}, device)
     options.pop("precisions")
-    options["runtime"] = "tensorrt" if device == "cuda" else options["runtime"]
     _check_compare(models, compare, force, max_ratio)
 
     from qtoolkit.bench.comparison import check_max_ratio, compare_files, compare_in_one_run, read_bench
@@ -159,7 +164,7 @@ def command(
         print_comparison(comparisons, as_json)
     else:
         with show_progress(quiet) as progress:
-            report = _measured(models, progress, **options)
+            report = _measured(models, device, progress, **options)
         comparisons = compare_in_one_run(report.run.results)
         print_bench(replace(report, comparisons=comparisons if compare else ()), as_json)
     if max_ratio is not None:
@@ -168,6 +173,7 @@ def command(
 
 def _measured(
     models: Sequence[Path],
+    device: str,
     progress: StageProgress,
     *,
     runtime: str,
@@ -180,14 +186,17 @@ def _measured(
     from qtoolkit.bench.latency import DEFAULT_LIMIT_S, measure_run
     from qtoolkit.cli.bench_report import BenchReport
 
+    if device == "cuda":
+        runtime = engine_runtime(models)
+    gpu = gpu_for(device)
     runner_class(runtime)
     meter, energy_missing = _meter(options["energy"])
     where: dict[str, Any] = {"threads": threads, "backend": runtime}
     with tempfile.TemporaryDirectory(prefix="qtoolkit-") as folder:
         networks = open_networks(models, input_size_wh, Path(folder))
         paths = {name: network.path for name, network in networks.items()}
-        if runtime == "tensorrt":
-            paths = build_engines(paths, Path(folder), progress)
+        if gpu is not None:
+            paths = build_engines(paths, Path(folder), gpu, progress)
         photos, feeds = ([], None) if data is None else write_photos(data, networks, Path(folder) / "photos.npy")
         run = measure_run(
             paths,
@@ -202,7 +211,7 @@ def _measured(
         stages = _stages(paths, photos, options, progress, where)
     return BenchReport(
         run=run,
-        gmacs={name: network.cost.gmacs for name, network in networks.items()},
+        gmacs={name: network.gmacs for name, network in networks.items()},
         inputs="noise" if data is None else f"photos of {data.name}",
         throughput=throughput,
         stages=stages,
@@ -289,7 +298,7 @@ def _check_compare(models: Sequence[Path], compare: bool, force: bool, max_ratio
         )
 
 
-def _check_options(context: click.Context, accepted: Collection[str]) -> None:
+def _check_options(context: click.Context, accepted: Collection[str], device: str = "") -> None:
     """Raise UsageError where an option was given that means nothing on this device, rather than ignore it."""
     names = {each.name: each.opts[0] for each in context.command.params if each.name is not None}
     given = [
@@ -300,22 +309,8 @@ def _check_options(context: click.Context, accepted: Collection[str]) -> None:
     if given:
         known = sorted(names[name] for name in accepted if names.get(name, "").startswith("--"))
         raise UsageError(
-            f"these options cannot be used with --device {context.params['device']}",
+            f"these options cannot be used with --device {device or context.params['device']}",
             expected=f"some of {', '.join(known)}",
             found=", ".join(given),
             do="leave them out, or measure on another device",
-        )
-
-
-def _check_device(device: str) -> None:
-    if device == "cuda":
-        from qtoolkit.backends.nvidia_driver import find_gpu
-
-        find_gpu()
-    elif device != "cpu":
-        raise UsageError(
-            "the device is not known",
-            expected="cpu, cuda, ssh://user@host, or jetson or jetson-NAME for a modelled latency",
-            found=repr(device),
-            do="choose a device with --device",
         )

@@ -20,16 +20,20 @@ PHOTOS = 8
 
 @dataclass(frozen=True, eq=False)
 class BenchNetwork:
-    """A file to measure, which may be a copy with a fixed input, under the name the user knows it by."""
+    """A file to measure, which may be a copy with a fixed input, under the name the user knows it by.
+
+    None: an engine whose record does not tell it.
+    """
 
     path: Path
-    cost: Cost
+    gmacs: float | None
+    input_shapes: Mapping[str, tuple[int, ...]] | None
 
 
 def open_networks(
     models: Sequence[Path], input_size_wh: tuple[int, int] | None, folder: Path
 ) -> dict[str, BenchNetwork]:
-    """Name → network; copies with a fixed input are written into ``folder``."""
+    """Name → network or engine; copies of networks with a fixed input are written into ``folder``."""
     named = zip(network_names(models), models, strict=True)
     return {name: _opened(path, input_size_wh, folder / f"{place}.onnx") for place, (name, path) in enumerate(named)}
 
@@ -60,20 +64,29 @@ def network_names(paths: Sequence[Path]) -> list[str]:
 
 def _opened(path: Path, input_size_wh: tuple[int, int] | None, copy: Path) -> BenchNetwork:
     from qtoolkit.artifacts.files import write_bytes
+    from qtoolkit.backends.engine_file import check_engine_size, is_engine, read_engine
     from qtoolkit.bench.cost import network_cost
     from qtoolkit.evaluation.evaluate import runnable_network
     from qtoolkit.graph.load import load_network
     from qtoolkit.graph.read import read_model
 
+    if is_engine(path):
+        check_engine_size(path, input_size_wh)
+        record = read_engine(path)[1]
+        return BenchNetwork(path, record.gmacs, record.input_shapes)
     network = runnable_network(path, input_size_wh)
     if not isinstance(network, Path):
         write_bytes(copy, network.SerializeToString(deterministic=True))
-        return BenchNetwork(copy, network_cost(network))
+        return _counted(copy, network_cost(network))
     try:
-        return BenchNetwork(path, network_cost(read_model(path)))
+        return _counted(path, network_cost(read_model(path)))
     except ModelFileError:
         # Shapes that only folding its constants tells.
-        return BenchNetwork(path, network_cost(load_network(path, allow_quantized=True)))
+        return _counted(path, network_cost(load_network(path, allow_quantized=True)))
+
+
+def _counted(path: Path, cost: Cost) -> BenchNetwork:
+    return BenchNetwork(path, cost.gmacs, cost.input_shapes)
 
 
 def write_photos(data: Path, networks: Mapping[str, BenchNetwork], path: Path) -> tuple[list[Path], Path]:
@@ -84,7 +97,15 @@ def write_photos(data: Path, networks: Mapping[str, BenchNetwork], path: Path) -
     from qtoolkit.graph.load import NetworkInput
     from qtoolkit.quantization.feeds import image_feeds
 
-    shapes = {shape for network in networks.values() for shape in network.cost.input_shapes.values()}
+    unknown = [name for name, network in networks.items() if network.input_shapes is None]
+    if unknown:
+        raise UsageError(
+            "photos cannot be fed to an engine whose record does not tell its input",
+            expected="engines of this release",
+            found=", ".join(unknown),
+            do="build it again with `qtool build`, or leave --data out",
+        )
+    shapes = {shape for network in networks.values() for shape in (network.input_shapes or {}).values()}
     shape = next(iter(shapes))
     if len(shapes) > 1 or len(shape) != 4:
         raise UsageError(

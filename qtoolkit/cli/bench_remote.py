@@ -54,7 +54,9 @@ def backend_of(device: str, runtime: str | None) -> dict[str, Any]:
             "the network cannot be evaluated so",
             expected="--device cpu without --runtime, or --device ssh://user@host",
             found=f"--device {device}" + (f" --runtime {runtime}" if runtime else ""),
-            do="leave --runtime out, or name a board",
+            do="build an engine and evaluate that: qtool build MODEL.onnx --target tensorrt"
+            if device == "cuda"
+            else "leave --runtime out, or name a board",
         )
     return {}
 
@@ -77,7 +79,7 @@ def bench_on_board(address: BoardAddress, options: Mapping[str, Any]) -> None:
             feeds_path=None if data is None else write_photos(data, networks, Path(folder) / "photos.npy")[1],
             progress=progress,
         )
-    gmacs = {name: network.cost.gmacs for name, network in networks.items()}
+    gmacs = {name: network.gmacs for name, network in networks.items()}
     inputs = "noise" if data is None else f"photos of {data.name}"
     (_print_json if options["as_json"] else _print_table)(measured, gmacs, inputs)
 
@@ -91,15 +93,17 @@ def _asked_runtime() -> str | None:
     return _SAME_RUNTIME.get(runtime, runtime)
 
 
-def _print_json(measured: BoardLatency, gmacs: Mapping[str, float], inputs: str) -> None:
+def _print_json(measured: BoardLatency, gmacs: Mapping[str, float | None], inputs: str) -> None:
     rows: list[dict[str, Any]] = [
         {"network": name, "gmacs": gmacs[name], "inputs": inputs, "latency": json.loads(result.model_dump_json())}
         for name, result in measured.results.items()
     ]
-    print_json({"results": rows, "board": dict(measured.board), "reconnects": measured.reconnects})
+    print_json(
+        {"results": rows, "board": dict(measured.board), "reconnects": measured.reconnects, "resumed": measured.resumed}
+    )
 
 
-def _print_table(measured: BoardLatency, gmacs: Mapping[str, float], inputs: str) -> None:
+def _print_table(measured: BoardLatency, gmacs: Mapping[str, float | None], inputs: str) -> None:
     from qtoolkit.cli.bench_report import print_latencies
 
     print_latencies(measured.results, gmacs, inputs)
@@ -108,12 +112,15 @@ def _print_table(measured: BoardLatency, gmacs: Mapping[str, float], inputs: str
     told = {
         "JetPack": board.get("jetpack") or board.get("l4t"),
         "power mode": board.get("power_mode"),
+        "jetson_clocks": None if board.get("jetson_clocks") is None else "on" if board["jetson_clocks"] else "off",
         "clocks in MHz": _listed(board.get("clocks_mhz")),
         "°C after": _listed(after.get("temperatures_c")),
         "W": _listed(board.get("power_mean_w")),
     }
     known = [f"{name}: {value}" for name, value in told.items() if value]
     click.echo("the board: " + (" · ".join(known) or "tells nothing of its power mode, clocks, temperature or power"))
+    if measured.resumed:
+        click.echo("an earlier call of the same command began this measurement; it was taken over")
     if measured.reconnects:
         click.echo(f"the connection was lost and made again {measured.reconnects} times; the measurement went on there")
 

@@ -23,10 +23,10 @@ __all__ = ["BenchReport", "print_bench", "print_comparison", "print_latencies"]
 
 @dataclass(frozen=True)
 class BenchReport:
-    """All that was measured in one call; ``gmacs`` by network, ``inputs`` in words."""
+    """All that was measured in one call; ``gmacs`` by network (None: not known), ``inputs`` in words."""
 
     run: LatencyRun
-    gmacs: Mapping[str, float]
+    gmacs: Mapping[str, float | None]
     inputs: str
     throughput: Mapping[str, ThroughputResult] = field(default_factory=dict)
     stages: Mapping[str, StageTimes] = field(default_factory=dict)
@@ -109,7 +109,7 @@ def _print_tables(report: BenchReport) -> None:
         click.echo(text)
 
 
-def print_latencies(results: Mapping[str, LatencyResult], gmacs: Mapping[str, float], inputs: str) -> None:
+def print_latencies(results: Mapping[str, LatencyResult], gmacs: Mapping[str, float | None], inputs: str) -> None:
     """The table of latencies and how they were measured; on stderr what did not settle."""
     from qtoolkit.quantization.assess import latency_figures
     from qtoolkit.reporting.tables import bench_table

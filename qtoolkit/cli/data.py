@@ -67,6 +67,13 @@ def _check(data: Path, quiet: bool, as_json: bool) -> None:
 @click.option("--images", type=_COUNT, default=200, show_default=True, metavar="N", help="Images to evaluate on.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="S", help="Seed of the set.")
 @click.option("--size", type=int, default=320, show_default=True, metavar="PX", help="Long side of the images.")
+@click.option(
+    "--difficulty",
+    type=click.Choice(["usual", "hard"]),
+    default="usual",
+    show_default=True,
+    help="How hard the people are to find.",
+)
 @click.option("--calib", type=_COUNT, metavar="M", help="Images to calibrate on.  [default: N, at most 200]")
 @click.option("--train", type=_COUNT, metavar="T", help="Images to train on.  [default: none]")
 @click.option(
@@ -82,6 +89,7 @@ def _synth(
     images: int,
     seed: int,
     size: int,
+    difficulty: str,
     calib: int | None,
     train: int | None,
     sheet: Path | None,
@@ -98,12 +106,15 @@ def _synth(
     calib = min(images, MAX_CALIBRATION_IMAGES) if calib is None else calib
     with show_progress(quiet) as progress:
         report = one_stage(progress, "rendering people")
-        parts = write_set(out, images, seed, size, calib=calib, train=train or 0, progress=report)
+        parts = write_set(
+            out, images, seed, size, calib=calib, train=train or 0, difficulty=difficulty, progress=report
+        )
     if sheet:
-        write_sheet(sheet, min(images, _SHEET_IMAGES), seed, size)
+        write_sheet(sheet, min(images, _SHEET_IMAGES), seed, size, difficulty)
     if as_json:
         counts = {name: part._asdict() for name, part in parts.items()}
-        print_json({"folder": str(out), "renderer": RENDERER_VERSION, "seed": seed, "size": size, "parts": counts})
+        facts = {"renderer": RENDERER_VERSION, "seed": seed, "size": size, "difficulty": difficulty}
+        print_json({"folder": str(out), **facts, "parts": counts})
         return
     for name, part in parts.items():
         labelled = f"{part.people} people, {part.people_with_keypoints} of them with keypoints"

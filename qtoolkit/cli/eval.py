@@ -35,6 +35,7 @@ _EPILOG = """\
 Examples:
   qtool eval yolov8n-pose.onnx --data coco
   qtool eval runs/yolov8n-pose/model.int8.onnx --data coco --images 300 --json
+  qtool eval engines/model.int8.tensorrt.engine --data coco
   qtool eval model.int8.onnx --data coco --device ssh://nvidia@orin.local"""
 
 
@@ -50,7 +51,7 @@ Examples:
     default="cpu",
     show_default=True,
     metavar="DEVICE",
-    help="Where the network runs: cpu, or a board at ssh://user@host[:port][/python].",
+    help="Where a network runs: cpu, or a board at ssh://user@host[:port][/python]. An engine runs on the GPU, cuda.",
 )
 @click.option(
     "--runtime", metavar="NAME", help="On a board: tensorrt or onnxruntime.  [default: tensorrt where it is there]"
@@ -75,13 +76,22 @@ def command(
     as_json: bool,
     **options: float | str | None,
 ) -> None:
-    """Measure COCO AP, AP50, AP75, AP-M, AP-L and AR of MODEL, any ONNX pose network, on the part val of a data set."""
+    """Measure COCO AP, AP50, AP75, AP-M, AP-L and AR of MODEL, a pose network, on the part val of a data set.
+
+    MODEL: an ONNX network, or an engine that `qtool build` wrote.
+    """
     from qtoolkit.cli.bench_remote import backend_of
+    from qtoolkit.cli.engines import check_engine_call, engine_runtime, gpu_for
     from qtoolkit.data.sources import open_data_source
     from qtoolkit.evaluation.evaluate import evaluate_network
 
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-    given |= backend_of(device, runtime)
+    if check_engine_call([model], click.get_current_context(), refused=("runtime", "threads")):
+        # Before people are rendered: what is wrong with the engine, and whether there is a GPU.
+        engine_runtime([model])
+        gpu_for("cuda")
+    else:
+        given |= backend_of(device, runtime)
     if save_people is not None:
         _check_folder(save_people)
     with show_progress(quiet) as progress:

@@ -19,10 +19,17 @@ import cv2
 from qtoolkit.artifacts.files import write_bytes, write_text
 from qtoolkit.data.images import list_images
 from qtoolkit.data.rendered_parts import PartCounts, RenderJob, RenderReport, render_part
-from qtoolkit.data.rendering.scene import SceneOptions
+from qtoolkit.data.rendering.scene import DIFFICULTIES
 from qtoolkit.data.rendering.sheet import contact_sheet, draw_labels
 from qtoolkit.data.samples import Split
-from qtoolkit.data.synthetic import PARTS, RENDERER_VERSION, SyntheticSpec, checked_size, render
+from qtoolkit.data.synthetic import (
+    DEFAULT_DIFFICULTY,
+    PARTS,
+    RENDERER_VERSION,
+    SyntheticSpec,
+    checked_size,
+    render,
+)
 from qtoolkit.errors import UsageError
 
 __all__ = [
@@ -73,13 +80,14 @@ def cached_parts(spec: SyntheticSpec, parts: Collection[str], progress: Progress
     val = min(spec.count, MAX_TRAINING_VAL_IMAGES) if "train" in parts else spec.count
     counts = {"val": val, "calib": min(spec.count, MAX_CALIBRATION_IMAGES), "train": spec.count}
     root = cache_folder() / "rendered" / f"v{RENDERER_VERSION}"
-    folders = {part: root / f"{part}-{counts[part]}@{spec.seed}-{spec.size}px" for part in PARTS if part in parts}
+    kind = f"{spec.size}px" + ("" if spec.difficulty == DEFAULT_DIFFICULTY else f"-{spec.difficulty}")
+    folders = {part: root / f"{part}-{counts[part]}@{spec.seed}-{kind}" for part in PARTS if part in parts}
     missing = {part: folder for part, folder in folders.items() if not _is_whole(folder, counts[part])}
     report = RenderReport(sum(counts[part] for part in missing), progress)
     for part, folder in missing.items():
         with _writable(root, "set QTOOLKIT_CACHE to a folder that can be written"):
             root.mkdir(parents=True, exist_ok=True)
-            _fill_cache(folder, RenderJob(spec.seed, part, spec.size, SceneOptions()), counts[part], report)
+            _fill_cache(folder, RenderJob(spec.seed, part, spec.size, spec.options), counts[part], report)
     return {part: Split((folder / _IMAGES).resolve(), (folder / _LABELS).resolve()) for part, folder in folders.items()}
 
 
@@ -91,14 +99,14 @@ def write_set(
     *,
     calib: int = 0,
     train: int = 0,
-    options: SceneOptions | None = None,
+    difficulty: str = DEFAULT_DIFFICULTY,
     progress: Progress | None = None,
 ) -> dict[str, PartCounts]:
     """Write a data set (dataset.yaml, images and labels of val, and of calib and train where they are above 0).
 
-    The folder must be new, empty, or one that this function wrote, which is then replaced. ``progress`` is called with
-    (done, total) over all images. Raises UsageError for another folder, one that cannot be written, or a wrong size;
-    after any error or interruption the folder is as it was.
+    ``difficulty`` is a key of ``scene.DIFFICULTIES``. The folder must be new, empty, or one that this function wrote,
+    which is then replaced. ``progress`` is called with (done, total) over all images. Raises UsageError for another
+    folder, one that cannot be written, or a wrong size; after any error or interruption the folder is as it was.
     """
     place = Path(folder)
     counts = {part: count for part, count in zip(PARTS, (images, calib, train), strict=True) if count > 0}
@@ -112,12 +120,16 @@ def write_set(
         try:
             report = RenderReport(sum(counts.values()), progress)
             for part, count in counts.items():
-                job = RenderJob(seed, part, size, options or SceneOptions())
+                job = RenderJob(seed, part, size, DIFFICULTIES[difficulty])
                 written[part] = render_part(new / part, new / f"person_keypoints_{part}.json", job, count, report)
             write_text(
-                new / _MARK, json.dumps({"renderer": RENDERER_VERSION, "seed": seed, "size": size, **counts}) + "\n"
+                new / _MARK,
+                json.dumps(
+                    {"renderer": RENDERER_VERSION, "seed": seed, "size": size, "difficulty": difficulty, **counts}
+                )
+                + "\n",
             )
-            write_text(new / "dataset.yaml", _dataset_yaml(counts, seed, size))
+            write_text(new / "dataset.yaml", _dataset_yaml(counts, seed, size, difficulty))
             _exchange(place, old, new)
         finally:
             shutil.rmtree(new, ignore_errors=True)
@@ -127,7 +139,9 @@ def write_set(
     return written
 
 
-def write_sheet(path: str | os.PathLike[str], images: int, seed: int, size: int) -> None:
+def write_sheet(
+    path: str | os.PathLike[str], images: int, seed: int, size: int, difficulty: str = DEFAULT_DIFFICULTY
+) -> None:
     """Write the first images of part val with their labels drawn over them, on one JPEG or PNG file.
 
     Raises UsageError where the file cannot be written, or its name ends otherwise.
@@ -140,7 +154,7 @@ def write_sheet(path: str | os.PathLike[str], images: int, seed: int, size: int)
             found=place.name,
             do="give another name with --sheet",
         )
-    rendered = [render(seed, index, "val", size) for index in range(images)]
+    rendered = [render(seed, index, "val", size, DIFFICULTIES[difficulty]) for index in range(images)]
     drawn = [draw_labels(each.image, each.boxes_xywh, each.keypoints) for each in rendered]
     sheet = contact_sheet(drawn, round(0.625 * size), 4 * size)
     with _writable(place, "give another name with --sheet"):
@@ -175,9 +189,9 @@ def _replaceable(place: Path) -> list[Path]:
     return entries
 
 
-def _dataset_yaml(counts: dict[str, int], seed: int, size: int) -> str:
+def _dataset_yaml(counts: dict[str, int], seed: int, size: int, difficulty: str) -> str:
     lines = [
-        f"# rendered people, renderer {RENDERER_VERSION}, seed {seed}, long side {size} px",
+        f"# rendered people, renderer {RENDERER_VERSION}, seed {seed}, long side {size} px, difficulty {difficulty}",
         "kind: coco-keypoints",
     ]
     lines += [f"{part}: {{images: {part}, annotations: person_keypoints_{part}.json}}" for part in counts]

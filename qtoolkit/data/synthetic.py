@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from qtoolkit.data.images import decode_image
 from qtoolkit.data.rendering.draws import Draws
-from qtoolkit.data.rendering.scene import SceneOptions, draw_scene
+from qtoolkit.data.rendering.scene import DIFFICULTIES, SceneOptions, draw_scene
 from qtoolkit.errors import UsageError
 
 __all__ = [
+    "DEFAULT_DIFFICULTY",
     "DEFAULT_SIZE",
     "MAX_IMAGES",
     "PARTS",
@@ -33,7 +34,7 @@ __all__ = [
     "render",
 ]
 
-RENDERER_VERSION = 3
+RENDERER_VERSION = 4
 """Goes up with every change of a pixel or a label: rendered sets of another version are other data."""
 
 PARTS = ("val", "calib", "train")
@@ -41,13 +42,16 @@ PARTS = ("val", "calib", "train")
 DEFAULT_SIZE = 320
 """Long side in pixels."""
 
+DEFAULT_DIFFICULTY = "usual"
+"""A key of ``scene.DIFFICULTIES``."""
+
 SIZES = (64, 2048)
 """Smallest and largest long side."""
 
 MAX_IMAGES = 1_000_000
 
 _PREFIX = "synthetic:"
-_SPEC = re.compile(r"synthetic:([1-9]\d{0,6})(?:@(\d{1,9}))?(?:/([1-9]\d{0,4}))?")
+_SPEC = re.compile(r"synthetic:([1-9]\d{0,6})(?:@(\d{1,9}))?(?:/([1-9]\d{0,4}))?(?::(hard))?")
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,16 +125,23 @@ def render(
 
 @dataclass(frozen=True)
 class SyntheticSpec:
-    """``synthetic:COUNT@SEED/SIZE``: how many images to evaluate on, from which seed, and how large."""
+    """``synthetic:COUNT@SEED/SIZE:hard``: how many images to evaluate on, of which seed, how large and how hard."""
 
     count: int
     seed: int = 0
     size: int = DEFAULT_SIZE
+    difficulty: str = DEFAULT_DIFFICULTY
+
+    @property
+    def options(self) -> SceneOptions:
+        """How the images are drawn."""
+        return DIFFICULTIES[self.difficulty]
 
     @property
     def name(self) -> str:
         """The shortest text that means the same."""
-        return f"{_PREFIX}{self.count}@{self.seed}" + ("" if self.size == DEFAULT_SIZE else f"/{self.size}")
+        size = "" if self.size == DEFAULT_SIZE else f"/{self.size}"
+        return f"{_PREFIX}{self.count}@{self.seed}{size}" + (":hard" if self.difficulty == "hard" else "")
 
 
 def is_synthetic(text: str | Path) -> bool:
@@ -139,17 +150,18 @@ def is_synthetic(text: str | Path) -> bool:
 
 
 def parse_spec(text: str) -> SyntheticSpec:
-    """Read ``synthetic:N``, ``synthetic:N@seed`` or ``synthetic:N@seed/SIZE``. Raises UsageError for anything else."""
+    """Read ``synthetic:N``, with ``@seed``, ``/SIZE`` and ``:hard`` behind it. Raises UsageError for anything else."""
     found = _SPEC.fullmatch(text)
     if not found or int(found[1]) > MAX_IMAGES:
         raise UsageError(
             "rendered people are asked for in a way that is not understood",
-            expected="synthetic:N@seed or synthetic:N@seed/SIZE, for example synthetic:200@1 "
+            expected="synthetic:N@seed, with /SIZE or :hard behind it, for example synthetic:200@1 "
             f"(at most {MAX_IMAGES} images)",
             found=text,
             do="give the number of images and a seed",
         )
-    return SyntheticSpec(int(found[1]), int(found[2] or 0), checked_size(int(found[3] or DEFAULT_SIZE)))
+    size = checked_size(int(found[3] or DEFAULT_SIZE))
+    return SyntheticSpec(int(found[1]), int(found[2] or 0), size, found[4] or DEFAULT_DIFFICULTY)
 
 
 def checked_size(size: int) -> int:

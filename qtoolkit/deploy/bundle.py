@@ -26,13 +26,14 @@ from qtoolkit.evaluation.pose_network import PoseNetwork
 from qtoolkit.graph.load import prepare_network
 from qtoolkit.graph.read import read_model
 
-__all__ = ["BundleFile", "write_bundle"]
+__all__ = ["BundleFile", "decode_table", "write_bundle"]
 
-_SCHEMA = 1
+_SCHEMA = 2
 # The first moment a zip can name: the same input gives the same bytes whenever it is written.
 _DATE = (1980, 1, 1, 0, 0, 0)
 _MODE = 0o644 << 16
 _HERE = Path(__file__).parent
+_RUNNER = ("run_pose.py", "pose_images.py", "pose_head.py")
 _REQUIREMENTS = {
     "onnxruntime": "numpy\nonnxruntime>=1.16\nPillow\n",
     "tensorrt": "# tensorrt and pycuda (or cuda-python): those of the device's own system image\nnumpy\nPillow\n",
@@ -102,8 +103,34 @@ def write_bundle(
     return BundleFile(out, sha256_bytes(zipped), len(zipped), (*sorted(files), "SHA256SUMS"), found.kind, runtime)
 
 
+def decode_table(head: Head) -> dict[str, Any]:
+    """Where boxes, scores (a product of columns) and keypoints of a head stand, for the runner.
+
+    Each as [output, columns of that output, first, last + 1]; ``transposed``: a row of the output is a column;
+    ``centred``: boxes are cx, cy, w, h, else corners. A heatmap: its output and its stride.
+    """
+    first, points = head.outputs[0], 3 * head.keypoint_count
+    if head.kind == "heatmap":
+        return {"heatmap": [first, head.strides[0]]}
+    table = {"transposed": head.anchors_last, "centred": head.box_format == "cxcywh"}
+    if head.kind == "separate-outputs":
+        width = 4 if len(head.outputs) == 3 else 5
+        scores = [head.outputs[2], 1, 0, 1] if width == 4 else [first, 5, 4, 5]
+        places = {"boxes": [first, width, 0, 4], "scores": [scores], "keypoints": [head.outputs[1], points, 0, points]}
+        return {**table, **places}
+    before = 5 if head.kind == "yolov8-pose" else 6
+    width = before + points
+    scored = (4, 5) if head.kind == "yolov5-pose" else (4,)
+    return {
+        **table,
+        "boxes": [first, width, 0, 4],
+        "scores": [[first, width, column, column + 1] for column in scored],
+        "keypoints": [first, width, before, width],
+    }
+
+
 def _runner_files(runtime: str) -> dict[str, bytes]:
-    names = ("run_pose.py", "tensorrt_engine.py") if runtime == "tensorrt" else ("run_pose.py",)
+    names = [*_RUNNER, "tensorrt_engine.py"] if runtime == "tensorrt" else _RUNNER
     return {
         "requirements.txt": _REQUIREMENTS[runtime].encode(),
         **{name: (_HERE / name).read_bytes() for name in names},
@@ -114,6 +141,7 @@ def _description(head: Head, score_threshold: float, iou_threshold: float) -> di
     return {
         "letterbox": {"pad_value": PAD_VALUE, "interpolation": "bilinear", "channels": "RGB", "divide_by": 255},
         "head": asdict(head),
+        "decode": decode_table(head),
         "thresholds": {
             "score": score_threshold,
             "iou": iou_threshold,

@@ -11,8 +11,10 @@ import onnx
 from pydantic import BaseModel, ConfigDict
 
 from qtoolkit.artifacts.files import sha256_file
+from qtoolkit.backends.engine_file import check_engine_size, engine_backend, is_engine, read_engine
 from qtoolkit.backends.onnxruntime_cpu import OnnxRuntimeCpu
 from qtoolkit.backends.runner import Condition, Runner
+from qtoolkit.backends.table import runner_class
 from qtoolkit.data.coco import CocoKeypoints
 from qtoolkit.data.people import People
 from qtoolkit.data.samples import Samples, SkippedImage
@@ -82,23 +84,25 @@ def evaluate_network(
     threads: int | None = None,
     score_threshold: float = DEFAULT_SCORE_THRESHOLD,
     iou_threshold: float = DEFAULT_IOU_THRESHOLD,
-    backend: Callable[..., Runner] = OnnxRuntimeCpu,
+    backend: Callable[..., Runner] | None = None,
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> EvaluationResult:
     """Run a network on the evaluation part of ``source``, and compare what it finds with the labels.
 
-    The file itself is run; where it leaves a dimension of its input open, or ``input_size_wh`` is given, a copy with
-    a fixed input (``prepare_network``). ``images`` takes the first so many photos by id. ``head``: KIND or KIND:OUTPUT
-    where the outputs fit several. Thresholds (0–1): see ``PoseNetwork``. ``progress`` is called with (done, total).
-    ``backend`` makes the runner from the network and ``threads``, such as a board; ``workers`` photos are under way at
-    a time, which such a runner may need.
+    The file itself is run, an ONNX network or an engine that ``qtool build`` wrote; where a network leaves a dimension
+    of its input open, or ``input_size_wh`` is given, a copy with a fixed input (``prepare_network``). ``images`` takes
+    the first so many photos by id. ``head``: KIND or KIND:OUTPUT where the outputs fit several. Thresholds (0–1): see
+    ``PoseNetwork``. ``progress`` is called with (done, total). ``backend`` makes the runner from the network and
+    ``threads``, such as a board; without it ONNX Runtime runs networks, and an engine its own library. ``workers``
+    photos are under way at a time, which a board may need.
 
     Raises ModelFileError for a file that is no network or does not run, HeadError where no head fits or its keypoints
-    are not those of the labels, DataSetError for a data set without labels, faulty labels, or no usable photo.
+    are not those of the labels, DataSetError for a data set without labels, faulty labels, or no usable photo,
+    UnavailableError for an engine without its GPU or library, UsageError for an engine and another input size.
     """
-    network = runnable_network(model, input_size_wh)
-    with backend(network, threads=threads) as runner:
+    network, own = _with_its_backend(model, input_size_wh)
+    with (backend or own)(network, threads=threads) as runner:
         poses = PoseNetwork.from_runner(runner, head, score_threshold, iou_threshold)
         _check_keypoints(poses, model)
         samples, labels = _labelled_samples(source, images)
@@ -151,6 +155,15 @@ def runnable_network(path: Path, input_size_wh: tuple[int, int] | None = None) -
     if input_size_wh is None and not is_open:
         return path
     return prepare_network(model, source=path.name, input_size_wh=input_size_wh, allow_quantized=True)
+
+
+def _with_its_backend(
+    path: Path, input_size_wh: tuple[int, int] | None
+) -> tuple[Path | onnx.ModelProto, Callable[..., Runner]]:
+    if is_engine(path):
+        check_engine_size(path, input_size_wh)
+        return path, runner_class(engine_backend(read_engine(path)[1]))
+    return runnable_network(path, input_size_wh), OnnxRuntimeCpu
 
 
 def _labelled_samples(source: DataSource, limit: int | None) -> tuple[Samples, CocoKeypoints]:

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
-from qtoolkit.graph.view import GraphView, attribute, node_name
+from qtoolkit.graph.constants import store_constant_
+from qtoolkit.graph.view import GraphView, attribute
 
 __all__ = ["fold_batch_norms_"]
 
@@ -53,8 +54,8 @@ def _fold_(view: GraphView, norm: onnx.NodeProto) -> bool:
     scaled = _scale_weight(layer, weight.astype(np.float64), scale)
     if scaled is None:
         return False
-    _store_(view, layer, 1, scaled.astype(weight.dtype))
-    _store_(view, layer, 2, (bias * scale + shift).astype(weight.dtype))
+    store_constant_(view, layer, 1, scaled.astype(weight.dtype))
+    store_constant_(view, layer, 2, (bias * scale + shift).astype(weight.dtype))
     if layer.op_type == "Gemm":
         _set_attribute_(layer, "beta", 1.0)
     layer.output[0] = norm.output[0]
@@ -101,25 +102,6 @@ def _scale_weight(layer: onnx.NodeProto, weight: Array, scale: Array) -> Array |
     if weight.shape[axis] != scale.size:
         return None
     return weight * scale.reshape([-1 if dim == axis else 1 for dim in range(weight.ndim)])
-
-
-def _store_(view: GraphView, layer: onnx.NodeProto, position: int, value: Array) -> None:
-    """Make ``value`` the constant that ``layer`` reads at ``position``."""
-    name = layer.input[position] if len(layer.input) > position else ""
-    own = view.initializer(name)
-    if own is not None and len(view.consumers(name)) == 1 and name not in view.outputs:
-        own.CopyFrom(numpy_helper.from_array(value, name))
-        return
-    graph = view.model.graph
-    taken = {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
-    taken |= {name for node in view.nodes for name in node.output}
-    fresh = f"{node_name(layer)}.{('weight', 'bias')[position - 1]}"
-    while fresh in taken:
-        fresh += ".folded"
-    graph.initializer.append(numpy_helper.from_array(value, fresh))
-    while len(layer.input) <= position:
-        layer.input.append("")
-    layer.input[position] = fresh
 
 
 def _set_attribute_(node: onnx.NodeProto, name: str, value: float) -> None:

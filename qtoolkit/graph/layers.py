@@ -31,6 +31,7 @@ __all__ = [
     "decode_tail",
     "find_layers",
     "last_layers",
+    "layer_levels",
     "layer_neighbours",
     "weight_positions",
 ]
@@ -128,6 +129,23 @@ def layer_neighbours(model: onnx.ModelProto) -> dict[str, tuple[str, ...]]:
                 following[source].append(index)
         sources.append(frozenset({index}) if index in layers else reaching)
     return {node_name(view.nodes[i]): tuple(node_name(view.nodes[j]) for j in after) for i, after in following.items()}
+
+
+def layer_levels(model: onnx.ModelProto) -> tuple[tuple[str, ...], ...]:
+    """The layers by the largest number of layers in front of them: none sees another of its level, only earlier ones.
+
+    Within a level they stand in topological order.
+    """
+    levels: dict[str, int] = {}
+    following = layer_neighbours(model)
+    for name, after in following.items():
+        level = levels.setdefault(name, 0)
+        for other in after:
+            levels[other] = max(levels.get(other, 0), level + 1)
+    found: list[list[str]] = [[] for _ in range(max(levels.values(), default=-1) + 1)]
+    for name in following:
+        found[levels[name]].append(name)
+    return tuple(tuple(names) for names in found)
 
 
 def weight_positions(view: GraphView) -> dict[str, int]:

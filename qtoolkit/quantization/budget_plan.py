@@ -8,9 +8,10 @@ from math import prod
 from qtoolkit.artifacts.plan import PrecisionPlan
 from qtoolkit.artifacts.sensitivity import Sensitivity
 from qtoolkit.graph.neighbours import wide_implications
+from qtoolkit.quantization.border_times import BorderTimes
 from qtoolkit.quantization.modelled_times import modelled_conversions
 from qtoolkit.quantization.run import Run
-from qtoolkit.quantization.selection import Budget, budget_costs, conversion_cost, plan_from_selection
+from qtoolkit.quantization.selection import Budget, Conversion, budget_costs, conversion_cost, plan_from_selection
 
 __all__ = ["PlanMaker"]
 
@@ -27,8 +28,7 @@ class PlanMaker:
         in_bytes = run.unit == "bytes"
         self._always_wide = {n: prod(each.weight_shape) if in_bytes else each.macs for n, each in fixed.items()}
 
-        device = run.recipe.device if run.unit == "latency" else None
-        self._conversions = () if device is None else modelled_conversions(run.model, device)
+        self._conversions = self._found_conversions() if run.unit == "latency" else ()
 
     @property
     def costs(self) -> Mapping[str, float]:
@@ -36,8 +36,17 @@ class PlanMaker:
         return budget_costs(self._sensitivity, Budget(1.0, self._run.unit), self._always_wide)[0]
 
     def conversions(self, plan: PrecisionPlan) -> float:
-        """Cost of the changes of precision in ``plan``, in the unit of the run's budget; 0 where none is modelled."""
+        """Cost of the changes of precision in ``plan``, in the unit of the run's budget; 0 where none is known."""
         return conversion_cost(self._conversions, plan.layers_16bit, plan.layers)
+
+    def _found_conversions(self) -> tuple[Conversion, ...]:
+        """Modelled for the run's device, else as the ranking measured them; none where it did not."""
+        run, rows = self._run, self._sensitivity.layers
+        if run.recipe.device is not None:
+            return modelled_conversions(run.model, run.recipe.device)
+        narrowing = {row.layer: row.narrowing_ms for row in rows if row.narrowing_ms is not None}
+        widening = {row.layer: row.widening_ms for row in rows if row.widening_ms is not None}
+        return BorderTimes(narrowing, widening).conversions(run.model)
 
     def plan(self, share: float) -> PrecisionPlan:
         """The best plan that takes at most ``share`` (0–1) of the unit of the run's budget."""

@@ -11,6 +11,7 @@ Which corrections those are says ``qtoolkit.corrections``; a recipe can name oth
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -18,30 +19,34 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from qtoolkit.artifacts.files import sha256_json
+import qtoolkit
+from qtoolkit.artifacts.files import sha256_json, write_text
 from qtoolkit.artifacts.plan import Precision, PrecisionPlan
-from qtoolkit.corrections import NEEDS_TORCH, Correction, default_corrections
+from qtoolkit.corrections import NEEDS_TORCH, Correction
 from qtoolkit.data.calibration_set import CalibrationSet
 from qtoolkit.data.sources import open_data_source
 from qtoolkit.numerics.ranges import RangeEstimator
+from qtoolkit.quantization.bias_correction import read_means, write_means
 from qtoolkit.quantization.calibrate import CalibrationStatistics
+from qtoolkit.quantization.empirical_bias import empirical_biases
 from qtoolkit.quantization.learning_photos import plain_photos
+from qtoolkit.quantization.output_ranges import output_ranges
 from qtoolkit.quantization.plan_judge import better_network
 from qtoolkit.quantization.ptq import Quantizer
-from qtoolkit.quantization.run import Run
+from qtoolkit.quantization.run import Run, chosen_corrections
 
-__all__ = ["corrections_of", "quantized_network", "quantizer_of"]
+__all__ = ["corrections_of", "quantized_network", "quantizer_of", "with_plan_biases", "with_searched_ranges"]
 
+_BIAS_IMAGES = 32
 # Beyond fourfold energy, twofold values, an image is odd; rendered ones were found with a hundredfold.
 _TOLERANCE = 4.0
+# A third to choose ranges on, a third to confirm them, a third to try all of them together.
+_SEARCH_PHOTOS = 18
 
 
 def corrections_of(run: Run) -> frozenset[Correction]:
     """What is corrected in ``run``: what its recipe names, else what its effort and its target take."""
-    recipe = run.recipe
-    if recipe.corrections is not None:
-        return frozenset(recipe.corrections)
-    return default_corrections(recipe.effort, run.target.corrects_bias)
+    return chosen_corrections(run.recipe, run.target)
 
 
 def quantizer_of(run: Run, statistics: CalibrationStatistics, means: Mapping[str, NDArray[np.float64]]) -> Quantizer:
@@ -50,11 +55,61 @@ def quantizer_of(run: Run, statistics: CalibrationStatistics, means: Mapping[str
     learned_on = [_photos(run).sha256[:16]] if NEEDS_TORCH & chosen else []
     keyed = replace(statistics, key="-".join([statistics.key, effort, *sorted(chosen), *learned_on]))
     tolerance = 1.0 if effort == "fast" else _TOLERANCE
-    return Quantizer(run.model, run.target, keyed, estimator, means, "silu-pairs" in chosen, tolerance)
+    return Quantizer(run.model, run.target, keyed, estimator, means, "silu-pairs" in chosen, tolerance,
+                     "split-scales" in chosen)  # fmt: skip
+
+
+def with_searched_ranges(run: Run, quantizer: Quantizer) -> Quantizer:
+    """``quantizer`` with the ranges of the correction ``output-ranges``, where it is chosen, and a key that names them.
+
+    They are kept in the output folder. Raises as ``output_ranges`` does.
+    """
+    if "output-ranges" not in corrections_of(run):
+        return quantizer
+    plan, photos = run.uniform_plan(Precision.INT8), min(_SEARCH_PHOTOS, len(run.calibration))
+    inputs = [
+        run.model_sha256, quantizer.statistics.key, run.recipe.ranges, run.recipe.head, photos,
+        plan.model_dump(mode="json"), qtoolkit.__version__,
+    ]  # fmt: skip
+    path = run.store.path("output-ranges", f"{sha256_json(inputs)[:16]}.json")
+
+    def search() -> None:
+        found = output_ranges(
+            quantizer, plan.layers, run.head, run.calibration_feeds(photos), threads=run.recipe.threads,
+            integer_kernels=run.runs_here,
+            progress=lambda done, total: run.progress("searching ranges by the outputs", done, total),
+        )  # fmt: skip
+        write_text(path, json.dumps([[*key, *bounds] for key, bounds in found.items()], indent=1) + "\n")
+
+    run.store.run("output-ranges", inputs, [path], search)
+    ranges = {(tensor, bits): (lo, hi) for tensor, bits, lo, hi in json.loads(path.read_text(encoding="utf-8"))}
+    key = "-".join([quantizer.statistics.key, sha256_json(sorted([*k, *v] for k, v in ranges.items()))[:16]])
+    return replace(quantizer.with_ranges(ranges), statistics=replace(quantizer.statistics, key=key))
+
+
+def with_plan_biases(run: Run, quantizer: Quantizer, plan: PrecisionPlan) -> Quantizer:
+    """``quantizer`` with the biases measured under ``plan``, where ``run`` corrects them so; else as it is.
+
+    They are kept in ``OUT/.stages/biases/``.
+    """
+    if "bias-empirical" not in corrections_of(run):
+        return quantizer
+    inputs = [run.model_sha256, quantizer.statistics.key, run.recipe.ranges, plan.model_dump(mode="json")]
+    key = sha256_json([*inputs, qtoolkit.__version__])
+    path = run.store.path("biases", f"{key[:16]}.npz")
+    biases = read_means(path)
+    if biases is None:
+        biases = empirical_biases(
+            quantizer, plan, lambda: run.calibration_feeds(_BIAS_IMAGES), threads=run.recipe.threads,
+            progress=lambda done, total: run.progress("correcting biases", done, total),
+        )  # fmt: skip
+        write_means(path, biases)
+    return replace(quantizer, biases=biases)
 
 
 def quantized_network(run: Run, quantizer: Quantizer, variant: str, plan: PrecisionPlan) -> onnx.ModelProto:
     """The network of a variant, at the effort of ``run``."""
+    quantizer = with_plan_biases(run, quantizer, plan)
     learning = NEEDS_TORCH & corrections_of(run)
     if not learning or not plan.layers_at(Precision.INT8):
         return quantizer.quantize(plan).model
@@ -63,8 +118,10 @@ def quantized_network(run: Run, quantizer: Quantizer, variant: str, plan: Precis
 
     key = sha256_json([run.model_sha256, quantizer.statistics.key, run.recipe.ranges, plan.model_dump(mode="json")])
     folder = run.store.path("learning", f"{variant}-{key[:12]}", "folder").parent
+    # What is learned has a scale for each weight of the graph as it is.
     learned = learn_network(
-        quantizer, plan, run.head, _photos(run), learning, folder, threads=run.recipe.threads,
+        replace(quantizer, splits_scales=False), plan, run.head, _photos(run), learning, folder,
+        threads=run.recipe.threads,
         progress=lambda correction, done, total: run.progress(f"learning {correction} of {variant}", done, total),
     )  # fmt: skip
     return better_network(run, quantizer, plan, learned)

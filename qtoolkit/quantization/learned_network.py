@@ -68,7 +68,7 @@ def learn_network(
         return quantizer.write(chosen, grids)
     with torch_threads(threads):
         pair = QuantizedPair.of(quantizer.model, head, grids.placement, grids.activations, grids.weights)
-        plain_biases = _begin_with_corrected_biases_(pair, grids) if quantizer.means else {}
+        plain_biases = _begin_with_corrected_biases_(pair, grids) if quantizer.means or quantizer.biases else {}
         learned = grids
 
         def state(correction: Correction, fields: dict[str, object]) -> StateFolder:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx
@@ -17,6 +17,7 @@ from qtoolkit.graph.half import FP16_LIMIT, convert_half
 from qtoolkit.graph.layers import Layer, Structure
 from qtoolkit.graph.placement import Placement, place_qdq
 from qtoolkit.graph.qdq import LayerWeights, insert_qdq
+from qtoolkit.graph.split_rows import split_rows
 from qtoolkit.graph.view import node_name
 from qtoolkit.numerics.activations import ACTIVATIONS
 from qtoolkit.numerics.affine import IntegerGrid, QuantParams, params_from_range, weight_params
@@ -25,6 +26,7 @@ from qtoolkit.numerics.silu_ranges import silu_ranges
 from qtoolkit.numerics.squared_error import error_distribution
 from qtoolkit.quantization.bias_correction import corrected_bias
 from qtoolkit.quantization.calibrate import CalibrationStatistics
+from qtoolkit.quantization.split_scales import find_splits, grouped_params, grouped_weights
 
 __all__ = [
     "ChosenGrids",
@@ -71,8 +73,10 @@ class Quantizer:
     tensors take the exact extremes, doubled; everything else takes the estimator's range. Ranges found once are kept.
     ``means`` are those of ``bias_correction.input_means``; biases of layers without them stay as they are.
     ``pairs_silu``: where the estimator is ``mse``, grids before and behind a SiLU on integers are searched together.
+    ``splits_scales``: layers whose rows are unlike are written in parts, where weights have one scale.
     ``tolerance``: how much larger than usual an image's values may be before errors on it count less
-    (``image_groups.group_weights``).
+    (``image_groups.group_weights``). ``biases``: of layers by name, those of ``empirical_bias.empirical_biases``, in
+    place of the network's own.
     """
 
     model: onnx.ModelProto
@@ -82,12 +86,15 @@ class Quantizer:
     means: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     pairs_silu: bool = False
     tolerance: float = 1.0
+    splits_scales: bool = False
+    biases: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     _ranges: dict[tuple[str, int], tuple[float, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._structure = Structure.of(self.model)
         self._view = self._structure.view
         self._by_name = self._structure.layers
+        self._splits = find_splits(self._structure, self.target) if self.splits_scales else {}
         self.layers: tuple[Layer, ...] = tuple(self._by_name.values())
 
     def quantize(self, plan: PrecisionPlan) -> QuantizedNetwork:
@@ -111,7 +118,7 @@ class Quantizer:
         """Where Q/DQ stands with the layers at ``precisions``, and with which quantization parameters."""
         placement = place_qdq(self.model, precisions, self.target, self._structure)
         activations = {
-            key: self._activation_params(pair.range_of, pair.bit_width) for key, pair in placement.tensors.items()
+            key: self.activation_params(pair.range_of, pair.bit_width) for key, pair in placement.tensors.items()
         }
         weights = {name: self._layer_weights(self._by_name[name], placement, activations) for name in placement.layers}
         return ChosenGrids(placement, activations, weights)
@@ -122,22 +129,45 @@ class Quantizer:
         """The network with ``grids`` written into it; ``model`` is the same graph with other constants, if given."""
         source = self.model if model is None else model
         quantized = insert_qdq(source, grids.placement, grids.activations, grids.weights, self._structure)
+        split = {name: self._splits[name] for name in self._splits if self._is_split(name, grids.placement)}
+        if split:
+            quantized = split_rows(quantized, self._by_name, split, self.target.fused_activations)
         half = [name for name, precision in precisions.items() if precision is Precision.FP16]
         chosen = [name for name in half if self._fits_fp16(name)]
         return convert_half(quantized, chosen, self._beyond_fp16() if chosen else ())
+
+    def range_of(self, tensor: str, bit_width: int) -> tuple[float, float]:
+        """The clipping range that is used for ``tensor`` at ``bit_width``."""
+        self.activation_params(tensor, bit_width)
+        return self._ranges[tensor, bit_width]
+
+    def with_ranges(self, ranges: Mapping[tuple[str, int], tuple[float, float]]) -> Quantizer:
+        """The same quantizer with ``ranges`` (tensor, bit width) → (lo, hi) in place of what it would find there."""
+        return replace(self, _ranges={**self._ranges, **ranges})
 
     def _apply(self, precisions: Mapping[str, Precision]) -> tuple[onnx.ModelProto, Placement]:
         grids = self.grids(precisions)
         return self.write(precisions, grids), grids.placement
 
-    def _activation_params(self, tensor: str, bit_width: int) -> QuantParams:
+    def activation_grid(self, tensor: str, bit_width: int) -> IntegerGrid:
+        """The integer grid of an activation at ``bit_width``."""
         spec = self.target.activation_8bit if bit_width == 8 else self.target.activation_16bit
         if self.target.unsigned_where_nonnegative and self._is_nonnegative(tensor):
             spec = spec.model_copy(update={"signed": False})
-        grid = integer_grid(spec)
-        if (tensor, bit_width) not in self._ranges:
-            self._ranges |= self._silu_ranges(tensor, grid) or {(tensor, bit_width): self._range(tensor, grid)}
-        return params_from_range(*self._ranges[tensor, bit_width], grid)
+        return integer_grid(spec)
+
+    def activation_params(
+        self, tensor: str, bit_width: int, ranges: Mapping[tuple[str, int], tuple[float, float]] | None = None
+    ) -> QuantParams:
+        """Quantization parameters of ``tensor``; ``ranges`` (tensor, bit width) → (lo, hi) are tried for its own."""
+        grid, key = self.activation_grid(tensor, bit_width), (tensor, bit_width)
+        if ranges is not None and key in ranges:
+            return params_from_range(*ranges[key], grid)
+        if key not in self._ranges:
+            found = self._silu_ranges(tensor, grid) or {key: self._range(tensor, grid)}
+            # What was given stays: a SiLU's other range may have been.
+            self._ranges |= {other: value for other, value in found.items() if other not in self._ranges}
+        return params_from_range(*self._ranges[key], grid)
 
     def _is_nonnegative(self, tensor: str) -> bool:
         return is_unit_interval(self._view, tensor) or self.statistics.of(tensor).minimum >= 0.0
@@ -184,15 +214,27 @@ class Quantizer:
             if per_channel and not (layer.op_type == "ConvTranspose" and layer.group > 1)
             else None
         )
-        params = weight_params(weight, integer_grid(spec), axis)
+        split = self._splits[layer.name] if self._is_split(layer.name, placement) else None
+        params = (
+            weight_params(weight, integer_grid(spec), axis)
+            if split is None
+            else grouped_params(weight, integer_grid(spec), split)
+        )
         bias = None if layer.bias is None else self._view.constant(layer.bias)
-        if bias is not None and layer.op_type == "Conv" and layer.input in self.means:
+        if layer.name in self.biases:
+            bias = self.biases[layer.name]
+        elif bias is not None and layer.op_type == "Conv" and layer.input in self.means:
             bias = corrected_bias(layer, weight, bias, params, self.means[layer.input])
         key = (layer.input, precision.activation_bits)
         adds_integers = precision is Precision.INT8 and self.target.quantize_layer_outputs
-        if (adds_integers or self.target.integer_only) and key in activations:
-            return LayerWeights.quantized(weight, params, bias, float(activations[key].scale))
-        return LayerWeights.quantized(weight, params)
+        integer_bias = (adds_integers or self.target.integer_only) and key in activations
+        input_scale = float(activations[key].scale) if integer_bias else None
+        if split is not None:
+            return grouped_weights(weight, params, bias, input_scale, split)
+        return LayerWeights.quantized(weight, params, bias, input_scale)
+
+    def _is_split(self, name: str, placement: Placement) -> bool:
+        return name in self._splits and name in placement.layers and placement.layers[name].weight_bits == 8
 
     def _fits_fp16(self, name: str) -> bool:
         """Whether constants, input and output of a layer stay inside fp16; a layer that does not stays in fp32."""

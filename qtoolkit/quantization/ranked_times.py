@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
+
+import onnx
 
 from qtoolkit.artifacts.plan import Precision
 from qtoolkit.artifacts.sensitivity import Sensitivity
+from qtoolkit.quantization.border_times import border_times
 from qtoolkit.quantization.layer_times import added_ms
 from qtoolkit.quantization.modelled_times import modelled_added_ms
 from qtoolkit.quantization.ptq import Quantizer
@@ -37,4 +40,24 @@ def with_times(
         names = frozenset(layer.name for layer in run.layers)
         times = added_ms(wide_model, int8_model, names, feed, run.recipe.threads, measure)
     rows = tuple(row.model_copy(update={"added_ms": times[row.layer]}) for row in ranking.layers)
-    return ranking.model_copy(update={"layers": rows})
+    ranking = ranking.model_copy(update={"layers": rows})
+    return _with_borders(run, quantizer, ranking) if run.recipe.device is None else ranking
+
+
+def _with_borders(run: Run, quantizer: Quantizer, ranking: Sensitivity) -> Sensitivity:
+    """``ranking`` with the times at the borders of 8 and 16 bit, where ONNX Runtime's profile tells them."""
+    if run.target.backend != "ort-cpu":
+        return ranking
+    narrow = run.uniform_plan(Precision.INT8)
+
+    def network_with(wide: Collection[str]) -> onnx.ModelProto:
+        return quantizer.quantize(narrow.with_layers(dict.fromkeys(wide, run.wide))).model
+
+    found = border_times(run.model, network_with, next(iter(run.calibration_feeds())), run.recipe.threads)
+    rows = [
+        row.model_copy(
+            update={"narrowing_ms": found.narrowing.get(row.layer), "widening_ms": found.widening.get(row.layer)}
+        )
+        for row in ranking.layers
+    ]
+    return ranking.model_copy(update={"layers": tuple(rows)})

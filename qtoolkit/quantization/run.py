@@ -20,11 +20,13 @@ from qtoolkit.backends.onnxruntime_cpu import OnnxRuntimeCpu
 from qtoolkit.backends.runner import Runner
 from qtoolkit.backends.table import RUNNERS, runner_class
 from qtoolkit.backends.targets import find_target
+from qtoolkit.corrections import Correction, default_corrections
 from qtoolkit.data.calibration_set import CalibrationSet, calibration_set_of, check_disjoint
 from qtoolkit.data.samples import Samples, SkippedImage
 from qtoolkit.data.sources import open_data_source
 from qtoolkit.errors import UsageError
 from qtoolkit.evaluation.heads import Head, detect_head
+from qtoolkit.graph.equalize import equalized
 from qtoolkit.graph.layers import Layer, find_layers
 from qtoolkit.graph.load import NetworkInput, load_network, network_input
 from qtoolkit.graph.view import GraphView
@@ -37,7 +39,7 @@ from qtoolkit.quantization.selection import BudgetUnit
 from qtoolkit.quantization.sensitivity import check_metric
 from qtoolkit.recipe import Recipe
 
-__all__ = ["Progress", "Run", "open_run"]
+__all__ = ["Progress", "Run", "chosen_corrections", "open_run"]
 
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total)."""
@@ -47,7 +49,9 @@ Progress = Callable[[str, int, int], None]
 class Run:
     """What every stage of one run works on: the prepared float network, its head, the photos, the folder.
 
-    ``learning`` are the photos that quantization-aware training learns from, None without it.
+    ``model`` is what is quantized: the network of ``model.float.onnx``, of which ``model_sha256`` is the hash, or, with
+    the correction ``equalize``, one that computes the same, with the same layers. ``learning`` are the photos that
+    quantization-aware training learns from, None without it.
     """
 
     recipe: Recipe
@@ -129,7 +133,8 @@ def open_run(recipe: Recipe, progress: Progress = lambda stage, done, total: Non
     if plan is None:
         check_metric(recipe.metric)
     model = load_network(recipe.model, input_size_wh=recipe.input_size_wh)
-    layers = find_layers(model)
+    to_quantize = equalized(model) if "equalize" in chosen_corrections(recipe, target) else model
+    layers = find_layers(to_quantize)
     if plan is not None:
         plan.check_layers(layer.name for layer in layers)
         check_plan(plan, layers, target)
@@ -155,11 +160,18 @@ def open_run(recipe: Recipe, progress: Progress = lambda stage, done, total: Non
     path = store.folder / "model.float.onnx"
     write_bytes(path, model.SerializeToString(deterministic=True))
     return Run(
-        recipe, target, wide, model, sha256_file(path), layers, head, samples, calibration, store, progress,
+        recipe, target, wide, to_quantize, sha256_file(path), layers, head, samples, calibration, store, progress,
         source.name,
         tuple(dict.fromkeys((*samples.skipped, *calibration.skipped, *(learning.skipped if learning else ())))),
         learning, labelled,
     )  # fmt: skip
+
+
+def chosen_corrections(recipe: Recipe, target: Target) -> frozenset[Correction]:
+    """What is corrected: what the recipe names, else what its effort and the target take."""
+    if recipe.corrections is not None:
+        return frozenset(recipe.corrections)
+    return default_corrections(recipe.effort, target.corrects_bias)
 
 
 def _check_backend(target: Target, recipe: Recipe) -> None:

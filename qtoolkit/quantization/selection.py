@@ -6,9 +6,9 @@
     subject to  Σ cost[i] · x[i] ≤ budget         x[i] ∈ {0, 1}: layer i is at 16 bit
                 x[a] ≤ x[b]                       for each implication (a, b) of the target
                 x[i] = 1                          for layers the target cannot run at 8 bit
-                y[i] ≥ x[a] − x[b]                where conversions cost something: for each reader b of layer i,
-                                                  and a layer i itself or another reader; the cost of converting
-                                                  its output, times y[i], is added to the budget's sum
+                y[i] ≥ x[a] − x[b]                where conversions cost something: for each pair of layers a at 16
+                                                  bit and b at 8 that ask for conversion i (``Conversion``); its
+                                                  cost, times y[i], is added to the budget's sum
 
 Losses of single layers are added as if they did not interact. Among equally good choices the cheaper one wins.
 """
@@ -79,21 +79,33 @@ class Budget:
 
 @dataclass(frozen=True)
 class Conversion:
-    """What is added, in the budget's unit, where one of ``readers`` is at 8 bit and ``layer`` or another reader at 16.
+    """What is added, in the budget's unit, where the output of ``layer`` is converted for one of ``readers``.
 
-    The output of ``layer`` then exists in both widths.
+    ``when``: ``both``, one reader is at 8 bit and ``layer`` or another reader at 16, so the output exists in both
+    widths; ``narrowed``, ``layer`` is at 16 bit and a reader at 8; ``widened``, it is at 8 and a reader at 16.
     """
 
     layer: str
     readers: tuple[str, ...]
     cost: float
+    when: Literal["both", "narrowed", "widened"] = "both"
+
+    def pairs(self, known: Collection[str]) -> list[tuple[str, str]]:
+        """Each pair of layers of ``known`` that asks for it where the first is at 16 bit and the second at 8."""
+        readers = [name for name in self.readers if name in known]
+        if self.layer not in known:
+            return []
+        if self.when == "narrowed":
+            return [(self.layer, reader) for reader in readers]
+        if self.when == "widened":
+            return [(reader, self.layer) for reader in readers]
+        return [(wide, narrow) for wide, narrow in product((self.layer, *readers), readers) if wide != narrow]
 
 
 def conversion_cost(conversions: Sequence[Conversion], wide: Collection[str], known: Collection[str]) -> float:
     """Sum of the conversions in a plan with the layers ``wide`` at 16 bit and the others of ``known`` at 8."""
-    at_16, at_8 = set(wide), set(known) - set(wide)
-    needed = [each for each in conversions if at_8 & set(each.readers) and at_16 & {each.layer, *each.readers}]
-    return sum(each.cost for each in needed)
+    at_16 = set(wide)
+    return sum(each.cost for each in conversions if any(a in at_16 and b not in at_16 for a, b in each.pairs(known)))
 
 
 def select_layers(
@@ -172,16 +184,14 @@ def _program(
         model.changeColCost(i, _OBJECTIVE * _TIE_BREAK * float(price[i]) - float(gain[i]))
     largest = _largest(costs.values())
     bound = limit / largest
-    paid = [each for each in conversions if each.layer in index and index.keys() & set(each.readers)]
+    paid = [each for each in conversions if each.pairs(index)]
     price = np.concatenate([price, [each.cost / largest for each in paid]])
     for column, each in enumerate(paid, start=len(names)):
         model.addVar(0.0, 1.0)
         model.changeColCost(column, _OBJECTIVE * _TIE_BREAK * float(price[column]))
-        readers = [index[name] for name in each.readers if name in index]
-        for wide, narrow in product((index[each.layer], *readers), readers):
-            if wide != narrow:
-                triple = np.array([wide, narrow, column], np.int32)
-                model.addRow(-highspy.kHighsInf, 0.0, 3, triple, np.array([1.0, -1.0, -1.0]))
+        for wide, narrow in each.pairs(index):
+            triple = np.array([index[wide], index[narrow], column], np.int32)
+            model.addRow(-highspy.kHighsInf, 0.0, 3, triple, np.array([1.0, -1.0, -1.0]))
     model.addRow(-highspy.kHighsInf, bound + 1e-9, price.size, np.arange(price.size, dtype=np.int32), price)
     for a, b in implications:
         pair = np.array([index[a], index[b]], np.int32)

@@ -27,7 +27,7 @@ from qtoolkit.graph.subgraph import downstream_cut, extract
 from qtoolkit.graph.view import GraphView, node_name
 from qtoolkit.quantization.ptq import Quantizer
 
-__all__ = ["LayerTrial", "prepare_trials", "run_trials"]
+__all__ = ["LayerTrial", "prepare_trials", "run_trials", "with_outputs"]
 
 Feeds = Mapping[str, NDArray[Any]]
 Outputs = Mapping[str, NDArray[Any]]
@@ -97,7 +97,7 @@ def run_trials(
     group_size = max(1, cache_bytes // max(bytes_each, 1))
     photos = 0
     workers = worker_count(threads)
-    with OnnxRuntimeCpu(_with_outputs(model, cached), threads=1, arena=False) as float_runner:
+    with OnnxRuntimeCpu(with_outputs(model, cached), threads=1, arena=False) as float_runner:
         for first, group in _groups(feeds, group_size):
             results = map_in_order(float_runner.infer, group, workers)
             tensors = [{**feed, **result} for feed, result in zip(group, results, strict=True)]
@@ -146,7 +146,8 @@ def _groups(feeds: Iterable[Feeds], size: int) -> Iterator[tuple[int, list[Feeds
         yield first, group
 
 
-def _with_outputs(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:
+def with_outputs(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:
+    """A copy of ``model`` that returns ``tensors`` too."""
     view = GraphView(model)
     copy = onnx.ModelProto()
     copy.CopyFrom(model)

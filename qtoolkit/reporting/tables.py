@@ -87,7 +87,9 @@ def frontier_table(frontier: Frontier) -> Table:
     )
 
 
-def bench_table(results: Sequence[tuple[str, LatencyFigures]], gmacs: Mapping[str, float] | None = None) -> Table:
+def bench_table(
+    results: Sequence[tuple[str, LatencyFigures]], gmacs: Mapping[str, float | None] | None = None
+) -> Table:
     """(name, latency) rows of one run, ratios against its first; ``gmacs`` is name → 10⁹ MACs of one image."""
     counted = gmacs or {}
     rows = [NamedLatency(name, figures, counted.get(name)) for name, figures in results]

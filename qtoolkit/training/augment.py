@@ -3,11 +3,12 @@
 Nothing here has a state: what comes out depends on the images and on the random numbers handed in, so that a training
 that was stopped goes on with the very same images. Coordinates are pixels with 0 at the edge of the image, so the
 centre of the first pixel lies at 0.5. After edgeai-yolov5's ``load_mosaic`` and ``random_perspective``, whose two steps
-are one here: each tile is warped straight into the training image.
+are one here: each tile is drawn straight into the training image.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -25,6 +26,8 @@ __all__ = ["Placement", "Tile", "TrainingImage", "change_colours", "mosaic_place
 
 # What YOLOv5 keeps of a person cut by the frame: sides over 2 pixels, a tenth of the area, no thinner than 1 : 20.
 _MIN_SIDE_PX, _MIN_AREA_SHARE, _MAX_ASPECT = 2.0, 0.1, 20.0
+# Ends that are whole pixels but for the rounding of floats stay whole.
+_ROUNDING = 1e-6
 _FLIP_ORDER = list(COCO17.flip_order)
 
 
@@ -96,8 +99,8 @@ def paint(tiles: Sequence[Tile], placements: Sequence[Placement], size: int) -> 
     canvas = np.full((size, size, 3), PAD_VALUE, np.uint8)
     parts = []
     for tile, placement in zip(tiles, placements, strict=True):
-        _draw(canvas, tile.image, placement)
-        parts.append(_moved(tile.labels, placement, tile.ratio_xy, size))
+        drawn = _draw(canvas, tile.image, placement)
+        parts.append(_moved(tile.labels, drawn, tile.ratio_xy, size))
     if len(parts) == 1:
         return TrainingImage(canvas, parts[0])
     labels = ImageLabels(
@@ -139,8 +142,12 @@ def _placement(scale: float, offset: tuple[float, float], size: int, mirrored: b
     return Placement((scale, scale), offset)
 
 
-def _draw(canvas: NDArray[np.uint8], tile: NDArray[np.uint8], placement: Placement) -> None:
-    """Warp the tile into the part of the canvas that it covers; elsewhere nothing is read or written."""
+def _draw(canvas: NDArray[np.uint8], tile: NDArray[np.uint8], placement: Placement) -> Placement:
+    """Draw the tile into the part of the canvas that it covers, and return where exactly it came to lie.
+
+    Whole pixels of the tile fill whole pixels of the canvas, so that a resize serves, which takes a third of the time
+    of a warp; against ``placement`` the tile is off by a pixel at most.
+    """
     h, w = tile.shape[:2]
     (scale_x, scale_y), (x, y) = placement
     low = np.minimum((x, y), (x + scale_x * w, y + scale_y * h))
@@ -148,21 +155,22 @@ def _draw(canvas: NDArray[np.uint8], tile: NDArray[np.uint8], placement: Placeme
     left, top = np.clip(np.rint(low), 0, canvas.shape[0]).astype(int)
     right, bottom = np.clip(np.rint(high), 0, canvas.shape[0]).astype(int)
     if right <= left or bottom <= top:
-        return
-    # OpenCV counts from the centre of the first pixel: a shift of half a pixel on either side.
-    matrix = np.array(
-        [
-            [scale_x, 0, scale_x * 0.5 + x - left - 0.5],
-            [0, scale_y, scale_y * 0.5 + y - top - 0.5],
-        ]
-    )
-    canvas[top:bottom, left:right] = cv2.warpAffine(
-        tile,
-        matrix,
-        (int(right - left), int(bottom - top)),
-        flags=cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_REPLICATE,
-    )
+        return placement
+    columns, drawn_x = _whole_pixels(scale_x, x, int(left), int(right), w)
+    rows, drawn_y = _whole_pixels(scale_y, y, int(top), int(bottom), h)
+    drawn = cv2.resize(tile[rows, columns], (int(right - left), int(bottom - top)), interpolation=cv2.INTER_LINEAR)
+    canvas[top:bottom, left:right] = drawn[:, ::-1] if scale_x < 0 else drawn
+    return Placement((drawn_x[0], drawn_y[0]), (drawn_x[1], drawn_y[1]))
+
+
+def _whole_pixels(scale: float, offset: float, low: int, high: int, length: int) -> tuple[slice, tuple[float, float]]:
+    """Which of a tile's ``length`` pixels along an axis fill ``low`` … ``high`` of the canvas, and the scale and offset
+    with which they do."""
+    ends = sorted(((low - offset) / scale, (high - offset) / scale))
+    first = min(max(0, math.floor(ends[0] + _ROUNDING)), length - 1)
+    last = max(min(length, math.ceil(ends[1] - _ROUNDING)), first + 1)
+    exact = (high - low) / (last - first)
+    return slice(first, last), (exact, low - exact * first) if scale > 0 else (-exact, low + exact * last)
 
 
 def _moved(labels: ImageLabels, placement: Placement, ratio_xy: tuple[float, float], size: int) -> ImageLabels:

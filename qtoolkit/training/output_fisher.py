@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -32,7 +33,8 @@ def channel_weights(pair: QuantizedPair, images: Tensor, tensors: Sequence[str],
             list(outputs.values()), [found[name] for name in kept], slopes, allow_unused=True
         )
         for name, gradient in zip(kept, gradients, strict=True):
-            if gradient is None:
+            # None where no output depends on the tensor, whatever the stub says.
+            if cast("Tensor | None", gradient) is None:
                 continue
             axes = (0, 2, 3) if gradient.dim() == 4 else tuple(range(gradient.dim()))
             sums[name] = sums.get(name, torch.zeros(())) + gradient.square().mean(axes, keepdim=True)

@@ -32,14 +32,15 @@ class TensorRows:
                 do="leave the correction rounding out",
             )
         self._row = tuple(rows.shape[1:])
-        self._file.write(memoryview(np.ascontiguousarray(rows.detach().numpy(), np.float32)).cast("B"))
+        self._file.write(np.ascontiguousarray(rows.detach().numpy(), np.float32).tobytes())
 
     def read(self, indices: Sequence[int]) -> Tensor:
         """The images at ``indices``: (len, …) float32."""
         rows = np.empty((len(indices), *self._row), np.float32)
+        size = rows.nbytes // max(1, len(indices))
         for place, index in enumerate(indices):
-            self._file.seek(index * rows[place].nbytes)
-            self._file.readinto(memoryview(rows[place]).cast("B"))
+            self._file.seek(index * size)
+            rows[place] = np.frombuffer(self._file.read(size), np.float32).reshape(self._row)
         return torch.from_numpy(rows)
 
     def delete(self) -> None:

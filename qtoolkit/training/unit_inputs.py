@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,6 +16,10 @@ from qtoolkit.training.onnx_module import OnnxModule
 from qtoolkit.training.quantized_pair import QuantizedPair
 from qtoolkit.training.tensor_rows import TensorRows
 from qtoolkit.training.unit_traffic import UnitTraffic
+
+if TYPE_CHECKING:
+    # typing.Self needs Python 3.11.
+    from typing_extensions import Self
 
 __all__ = ["UnitInputs"]
 

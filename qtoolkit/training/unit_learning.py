@@ -166,7 +166,7 @@ class UnitLearning:
                 do="leave the correction rounding out",
             )
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
     def _run(self, indices: Sequence[int], drop: float) -> dict[str, Tensor]:
@@ -176,7 +176,8 @@ class UnitLearning:
         feeds = self._inputs.student(list(names), indices) if drop < 1 else {}
         for name, tensor in names.items() if plain else ():
             feeds[name] = mixed(feeds.get(name, plain[tensor]), plain[tensor], drop, self._noise)
-        return self._pair.student(feeds, outputs=list(self._traffic.outputs))
+        ends: dict[str, Tensor] = self._pair.student(feeds, outputs=list(self._traffic.outputs))
+        return ends
 
     def _distance(self, indices: Sequence[int], ends: Mapping[str, Tensor]) -> Tensor:
         wanted = self._inputs.teacher(list(self._traffic.outputs.values()), indices)

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def test_the_syntax_and_the_annotations_are_those_of_3_8():
     imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     imported |= {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
     tops = {str(each).partition(".")[0] for each in imported}
-    assert tops - set(sys.stdlib_module_names) == {"numpy", "onnxruntime", "tensorrt"}
+    assert tops - set(sys.stdlib_module_names) == {"numpy", "onnxruntime", "tensorrt", "jtop"}
     evaluated = [node for node in ast.walk(tree) if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load)]
     built_in = {"dict", "list", "tuple", "set"}
     outside = ast.parse(AGENT.read_text()).body
@@ -115,6 +116,107 @@ class TestFacts:
         facts = board_agent.board_facts(str(tmp_path))
         known = {"machine", "cores", "python"}
         assert {name for name, value in facts.items() if value is not None} == known
+
+
+JTOP = '''
+"""As jetson-stats 4.3 answers, on an Orin Nano: milliwatts, kHz, -256 for a sensor that is off."""
+__version__ = "4.3.2"
+
+
+class Named:
+    name = "MAXN_SUPER"
+
+
+class Items:  # its GPU and memory are no dicts
+    def __init__(self, data):
+        self.data = data
+
+    def items(self):
+        return self.data.items()
+
+    def __getitem__(self, name):
+        return self.data[name]
+
+    def __iter__(self):
+        return iter(self.data)
+
+
+class jtop:
+    def __init__(self, interval=0.5):
+        pass
+
+    def start(self):
+        {start}
+
+    def ok(self, spin=False):
+        return True
+
+    nvpmodel = Named()
+    jetson_clocks = True
+    temperature = {{"cpu": {{"temp": 48.25, "online": True}}, "cv0": {{"temp": -256, "online": False}}}}
+    power = {{
+        "rail": {{"VDD_CPU_GPU_CV": {{"power": 1200, "online": True}}}},
+        "tot": {{"power": 5300, "avg": 5200, "name": "VDD_IN"}},
+    }}
+    cpu = {{"total": {{}}, "cpu": [{{"online": True, "freq": {{"cur": 1510400}}}}, {{"online": False}}]}}
+    gpu = Items({{"gpu": {{"type": "integrated", "freq": {{"cur": 1020000}}}}}})
+    memory = Items({{"EMC": {{"cur": 3199000, "online": True}}}})
+{more}
+'''
+
+
+class TestJtop:
+    """Against a stand-in with the names of jetson-stats: no Jetson was at hand."""
+
+    @pytest.fixture
+    def install(self, tmp_path, monkeypatch):
+        def install(start="pass", more="", top=""):
+            (tmp_path / "jtop.py").write_text(top + JTOP.format(start=start, more=more))
+            monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+            monkeypatch.syspath_prepend(str(tmp_path))
+            return board_agent.board_facts(str(tmp_path / "root"), tools=False)
+
+        return install
+
+    def test_is_asked_first(self, install):
+        facts = install()
+        assert (facts["jtop"], facts["power_mode"], facts["jetson_clocks"]) == ("4.3.2", "MAXN_SUPER", True)
+        assert facts["temperatures_c"] == {"cpu": 48.25}
+        assert facts["power_w"] == {"VDD_CPU_GPU_CV": 1.2, "VDD_IN": 5.3}
+        assert facts["clocks_mhz"] == {"cpu0": 1510.4, "emc": 3199.0, "gpu": 1020.0}
+
+    def test_what_it_does_not_have_is_read_elsewhere(self, install, tmp_path):
+        zone = tmp_path / "root/sys/class/thermal/thermal_zone0"
+        zone.mkdir(parents=True)
+        (zone / "type").write_text("cpu-thermal")
+        (zone / "temp").write_text("51000")
+        facts = install(more="    temperature = property(lambda self: 1 / 0)\n    nvpmodel = jetson_clocks = None")
+        assert facts["temperatures_c"] == {"cpu-thermal": 51.0}
+        assert facts["jtop"] == "4.3.2" and facts["power_w"]["VDD_IN"] == 5.3
+        assert facts["power_mode"] is facts["jetson_clocks"] is None
+
+    @pytest.mark.parametrize(
+        "broken",
+        [
+            {"start": "raise RuntimeError('The jtop.service is not active')"},
+            {"start": "__import__('time').sleep(60)"},
+            {"start": "__import__('os').kill(__import__('os').getpid(), 11)"},
+            {"top": "raise ImportError('smbus2')\n"},
+            {"more": "    ok = lambda self: False"},
+            {"start": "print('not JSON')"},
+        ],
+        ids=["no service", "silent", "crashes", "cannot be imported", "lost", "prints"],
+    )
+    def test_a_broken_one_costs_its_time_limit_at_most(self, broken, install, monkeypatch):
+        monkeypatch.setattr(board_agent, "_JTOP_S", 3.0)
+        started = time.monotonic()
+        facts = install(**broken)
+        assert facts["jtop"] is facts["jetson_clocks"] is facts["power_mode"] is None
+        assert time.monotonic() - started < 10
+
+    def test_a_machine_without_it_starts_no_process(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(board_agent, "_command", lambda *words: pytest.fail(f"{words}"))
+        assert board_agent.board_facts(str(tmp_path), tools=False)["jtop"] is None
 
 
 class FakeCuda:

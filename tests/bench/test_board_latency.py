@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -18,6 +21,7 @@ import onnx
 import pytest
 
 from qtoolkit.backends.board_address import parse_board
+from qtoolkit.backends.board_job import BoardJob
 from qtoolkit.backends.jetson_ssh import Board
 from qtoolkit.backends.onnxruntime_cpu import OnnxRuntimeCpu
 from qtoolkit.bench import board_latency
@@ -235,6 +239,129 @@ def test_twenty_cuts_at_random_moments(usual_s, loopback_board, proxy, networks,
         seed += 1
         assert seed < 200, outcomes
     assert outcomes["resumed"] >= 18, outcomes
+
+
+_CLIENT = """
+import sys
+from qtoolkit.backends.board_address import parse_board
+from qtoolkit.bench.board_latency import measure_on_board
+measure_on_board({networks}, parse_board({device!r}), outputs=True, **{options})
+"""
+
+
+def killed_client(board, networks, reached, **options):
+    """Measure in a process of its own and kill that, whatever it is at, as soon as ``reached()`` is true there."""
+    program = f"from pathlib import PosixPath\n{_CLIENT}".format(
+        networks=networks, device=board.device, options={**QUICK, **options}
+    )
+    client = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE)
+    try:
+        deadline = time.monotonic() + 120
+        while not reached():
+            assert client.poll() is None, client.stderr.read().decode()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    finally:
+        client.kill()
+        client.communicate()
+
+
+def job_files(board, name: str) -> list[dict]:
+    found = []
+    for folder in board.jobs():
+        with contextlib.suppress(OSError, ValueError):
+            found.append(json.loads((folder / name).read_text()))
+    return found
+
+
+def supervisors(board) -> list[int]:
+    return [pid for pid, line in board.processes().items() if " supervise " in line]
+
+
+class TestKilled:
+    """The command here is killed, and given again."""
+
+    RUNS = 1000
+
+    @pytest.fixture
+    def relu(self, networks):
+        return {"relu": networks["relu"]}
+
+    def is_measuring(self, board) -> bool:
+        return any(each["done"] > 0 and each["stage"] == "measuring" for each in job_files(board, "progress.json"))
+
+    def test_a_running_measurement_is_taken_over(self, loopback_board, relu, expected):
+        killed_client(loopback_board, relu, lambda: self.is_measuring(loopback_board), runs=self.RUNS)
+        (supervisor,) = supervisors(loopback_board)
+        seen = []
+
+        def watch(stage: str, done: int, total: int) -> None:
+            seen.append((stage, supervisors(loopback_board)))
+
+        options = {**QUICK, "runs": self.RUNS}
+        found = measure_on_board(relu, parse_board(loopback_board.device), outputs=True, progress=watch, **options)
+        assert found.resumed
+        assert {stage for stage, _ in seen if stage not in ("sending",)} <= {"measuring"}
+        assert {pid for _, pids in seen for pid in pids} <= {supervisor}, "nothing was started anew"
+        assert found.results["relu"].count == self.RUNS
+        for label in relu:
+            for there, here in zip(found.outputs[label], expected[label], strict=True):
+                np.testing.assert_array_equal(there["output0"], here["output0"])
+
+    def test_a_finished_one_is_fetched(self, loopback_board, relu):
+        killed_client(loopback_board, relu, lambda: self.is_measuring(loopback_board))
+        deadline = time.monotonic() + 120
+        while not (results := job_files(loopback_board, "result.json")):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        found = measure_on_board(relu, parse_board(loopback_board.device), outputs=True, **QUICK)
+        assert found.resumed
+        samples_ns = [value for block in results[0]["models"][0]["blocks_ns"] for value in block]
+        assert found.results["relu"].samples_ms == tuple(np.array(samples_ns) / 1e6)
+        again = measure_on_board(relu, parse_board(loopback_board.device), outputs=True, **QUICK)
+        assert not again.resumed, "what was fetched is not kept"
+
+    def test_another_request_is_measured_anew(self, loopback_board, relu):
+        killed_client(loopback_board, relu, lambda: self.is_measuring(loopback_board))
+        found = measure_on_board(relu, parse_board(loopback_board.device), **{**QUICK, "runs": 20})
+        assert not found.resumed and found.results["relu"].count == 20
+        with Board(parse_board(loopback_board.device)) as board:
+            for folder in loopback_board.jobs():
+                board.ask("finish", job=folder.name)
+
+
+@pytest.fixture
+def request_of(networks):
+    def make(board, **changes):
+        (sha256,) = board.send([networks["relu"]])
+        return {"kind": "serve", "runtime": "onnxruntime", "models": [{"sha256": sha256}], **changes}
+
+    return make
+
+
+def test_one_that_is_asked_for_is_left_to_its_client(loopback_board, request_of, monkeypatch):
+    monkeypatch.setattr("qtoolkit.backends.board_job._OWNED_PATIENCE_S", 0.6)
+    with Board(parse_board(loopback_board.device)) as board:
+        request = request_of(board, queue_s=0.5)
+        with BoardJob(board, request, resume=True) as first:
+            first.until_done("opened")
+            with BoardJob(board, request, resume=True) as second:
+                assert second.id != first.id and not second.resumed
+                with pytest.raises(QtoolError, match="is busy"):
+                    second.until_done("opened")
+            assert first.until_done("opened"), "the second one did not end it"
+
+
+def test_one_that_failed_is_not_taken_over(loopback_board, request_of, monkeypatch):
+    with Board(parse_board(loopback_board.device)) as board:
+        request = request_of(board, limit_s=0.2)
+        left = BoardJob(board, request, resume=True)
+        left.__enter__()
+        with pytest.raises(QtoolError, match="reached its time limit"):
+            left.result()
+        os.utime(loopback_board.cache / "qtoolkit/board/jobs" / left.id / "alive", (1, 1))
+        with BoardJob(board, request, resume=True) as job:
+            assert job.id == left.id and not job.resumed
 
 
 def test_a_cut_for_good_is_told_and_nothing_goes_on_there(loopback_board, proxy, networks, monkeypatch):

@@ -10,11 +10,11 @@ import onnx
 import pytest
 
 from qtoolkit import engine_build
-from qtoolkit.backends import nvidia_driver, tensorrt_library
-from qtoolkit.backends.nvidia_driver import gpu_or_none
+from qtoolkit.backends import tensorrt_library
+from qtoolkit.backends.nvidia_driver import Gpu, gpu_or_none
 from qtoolkit.bench import latency, pose_stages, throughput
-from qtoolkit.cli.bench_engines import build_engines
 from qtoolkit.cli.bench_networks import network_names
+from qtoolkit.cli.engines import build_engines
 
 
 @pytest.fixture(autouse=True)
@@ -75,16 +75,18 @@ def test_a_gpu_that_is_not_there(network, qtool):
 def test_engines_are_built_for_the_gpu_in_the_dialect_of_its_library(version, target, network, tmp_path, monkeypatch):
     built = []
 
-    def build(options):
-        built.append((options.model, options.target))
+    def build(options, gpu):
+        built.append((options.model, options.target, gpu))
         return SimpleNamespace(file=options.out / "network.engine")
 
-    monkeypatch.setattr(nvidia_driver, "find_gpu", lambda: None)
     monkeypatch.setattr(tensorrt_library, "load_tensorrt", lambda name: SimpleNamespace(__version__=version))
     monkeypatch.setattr(engine_build, "build", build)
-    engines = build_engines({"a": network, "b": network}, tmp_path, lambda stage, done, total: None)
-    assert built == [(network, target)] * 2
-    assert list(engines) == ["a", "b"] and engines["a"] != engines["b"]
+    gpu, ready = Gpu("Orin", "8.7", "12.6"), tmp_path / "ready.engine"
+    engines = build_engines(
+        {"a": network, "ready": ready, "b": network}, tmp_path, gpu, lambda stage, done, total: None
+    )
+    assert built == [(network, target, gpu)] * 2
+    assert list(engines) == ["a", "ready", "b"] and engines["a"] != engines["b"] and engines["ready"] == ready
 
 
 @pytest.mark.parametrize("option", [("--threads", 2), ("--batch", 2), ("--stages",), ("--runtime", "ort-cpu")])

@@ -83,6 +83,7 @@ class TestRenderedPeople:
         result = qtool("data", "synth", "--out", tmp_path / "people", *options)
         document = json.loads(result.stdout)
         assert (document["renderer"], document["seed"], document["size"]) == (RENDERER_VERSION, 0, 64)
+        assert document["difficulty"] == "usual"
         assert {name: part["images"] for name, part in document["parts"].items()} == {"val": 2, "calib": 1}
         assert sheet.read_bytes().startswith(b"\xff\xd8\xff")
         assert result.stderr == ""

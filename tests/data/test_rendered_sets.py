@@ -183,10 +183,15 @@ class TestAWrittenSet:
         ]  # fmt: skip
         assert json.loads((tmp_path / "people" / "rendered.json").read_text())["seed"] == 3
 
-    def test_it_has_the_images_of_the_spec(self, tmp_path, cache):
-        write_set(tmp_path / "people", 3, 9, SIZE)
-        cached = cached_parts(parse_spec(f"synthetic:3@9/{SIZE}"), ("val",))["val"]
+    @pytest.mark.parametrize(("difficulty", "behind"), [("usual", ""), ("hard", ":hard")])
+    def test_it_has_the_images_of_the_spec(self, tmp_path, cache, difficulty, behind):
+        write_set(tmp_path / "people", 3, 9, SIZE, difficulty=difficulty)
+        cached = cached_parts(parse_spec(f"synthetic:3@9/{SIZE}{behind}"), ("val",))["val"]
         assert contents(tmp_path / "people" / "val") == contents(cached.images_dir)
+
+    def test_hard_images_are_others(self, tmp_path, cache):
+        usual, hard = (cached_parts(parse_spec(f"synthetic:3@9/{SIZE}{each}"), ("val",)) for each in ("", ":hard"))
+        assert contents(usual["val"].images_dir) != contents(hard["val"].images_dir)
 
     def test_it_replaces_one_of_its_own(self, tmp_path):
         write_set(tmp_path, 4, 1, SIZE, calib=2)

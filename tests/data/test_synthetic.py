@@ -10,25 +10,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qtoolkit.data.rendering.scene import SceneOptions
+from qtoolkit.data.rendering.scene import DIFFICULTIES, SceneOptions
 from qtoolkit.data.synthetic import PARTS, RENDERER_VERSION, SyntheticSpec, is_synthetic, parse_spec, render
 from qtoolkit.errors import UsageError
 
 _ROOT = Path(__file__).resolve().parents[2]
 
-# (seed, index, part, size) → SHA-256 of the decoded pixels and of the labels. Whoever changes a pixel on purpose raises
-# RENDERER_VERSION and writes the new hashes here.
+# (seed, index, part, size, difficulty) → SHA-256 of the decoded pixels and of the labels. Whoever changes a pixel on
+# purpose raises RENDERER_VERSION and writes the new hashes here.
 GOLDEN = {
-    (0, 0, "val", 320): "7f9024c55bdef114bc21d22b4d6c6dfc441d0afa3162ba9827c1fedc57d69564",
-    (7, 3, "train", 320): "e280fb79c9000b0c087984f4e63d094f8184d59bd8d31fad50cc296cba124363",
-    (7, 12, "calib", 160): "78a24a9391589d2386c625b1a7168464c3a8afdf96e064263d1791ece61a4509",
-    (1, 5, "val", 480): "803e9ce9105af2924e899c4031335e76a20edcd17cbfb6638f41cccd66311f95",
-    (4, 20, "train", 640): "bdc760198b031a43ccdc2d18518e6269a2f301c63a4c8f95d54d20881a32ff1e",
+    (0, 0, "val", 320): "53fbe0c8ab15a235146b5f7ada6c370cc04f70ade4d822b0211bb12eb8de9b51",
+    (7, 3, "train", 320): "cf64bf6a90c15d0d09946231379fce78fbac28fb7a31b2b5f0440f23e8941959",
+    (7, 12, "calib", 160): "2363dc0d01dd1eddadf19af008d9c428c02c26cc1a8836e69842d19b7654615f",
+    (1, 5, "val", 480): "4453ab4dd2eade0edc0455e4fe803ebc0a251feb79a75be657c47abc9f15467c",
+    (4, 20, "train", 640): "7eda64d05241cd30a1b2edc1af084845e268e9ab1e3a4da6f091d094e13af4b1",
+    (3, 1, "val", 320, "hard"): "4aed13c46dec7f11dbe2a1fe09987512d34b3bfb2367d2dcd01958ac40e19210",
 }
 
 
-def fingerprint(seed: int, index: int, part: str, size: int) -> str:
-    rendered = render(seed, index, part, size)
+def fingerprint(seed: int, index: int, part: str, size: int, difficulty: str = "usual") -> str:
+    rendered = render(seed, index, part, size, DIFFICULTIES[difficulty])
     digest = hashlib.sha256(rendered.image.tobytes())
     digest.update(json.dumps([rendered.size_wh, rendered.annotations()]).encode())
     return digest.hexdigest()
@@ -36,7 +37,7 @@ def fingerprint(seed: int, index: int, part: str, size: int) -> str:
 
 @pytest.mark.parametrize("key", GOLDEN, ids=str)
 def test_pixels_and_labels_are_those_of_every_machine(key):
-    assert RENDERER_VERSION == 3
+    assert RENDERER_VERSION == 4
     assert fingerprint(*key) == GOLDEN[key]
 
 
@@ -93,15 +94,29 @@ def test_nobody_has_empty_arrays_of_the_right_shape():
 
 
 def test_how_hard_the_images_are_by_default():
-    """What the shipped network was trained on: many sizes, most people whole and seen, some hidden, few tiny."""
-    images = [render(11, index) for index in range(120)]
+    """What the shipped network was trained on: most people alone, whole and seen, some hidden, few small."""
+    heights, visibility, people = drawn(DIFFICULTIES["usual"])
+    assert 1.15 < people < 1.5
+    assert 0.85 < (heights > 100).mean() < 0.98
+    assert (visibility == 0).all(axis=1).mean() < 0.02
+    assert 0.65 < (visibility == 2).mean() < 0.8
+    assert 0.08 < (visibility == 1).mean() < 0.2
+
+
+def test_hard_images_show_more_people_and_less_of_each():
+    heights, visibility, people = drawn(DIFFICULTIES["hard"])
+    usual_heights, usual_visibility, _ = drawn(DIFFICULTIES["usual"])
+    assert 1.7 < people < 2.8
+    assert np.median(heights) < np.median(usual_heights)
+    assert (visibility == 2).mean() < (usual_visibility == 2).mean() - 0.04
+
+
+def drawn(options: SceneOptions) -> tuple[np.ndarray, np.ndarray, float]:
+    """Heights (P,) of the people of 120 images, visibility (P, 17), and people an image."""
+    images = [render(11, index, options=options) for index in range(120)]
     heights = np.concatenate([image.boxes_xywh[:, 3] for image in images])
     visibility = np.concatenate([image.keypoints[:, :, 2] for image in images])
-    assert 2.0 < len(heights) / 120 < 4.0
-    assert 0.6 < (heights > 100).mean() < 0.95
-    assert (visibility == 0).all(axis=1).mean() < 0.08
-    assert 0.5 < (visibility == 2).mean() < 0.8
-    assert 0.1 < (visibility == 1).mean() < 0.35
+    return heights, visibility, len(heights) / len(images)
 
 
 @pytest.mark.parametrize(
@@ -111,6 +126,8 @@ def test_how_hard_the_images_are_by_default():
         ("synthetic:200@7", SyntheticSpec(200, 7, 320)),
         ("synthetic:500@7/480", SyntheticSpec(500, 7, 480)),
         ("synthetic:1000000/64", SyntheticSpec(1_000_000, 0, 64)),
+        ("synthetic:5@2:hard", SyntheticSpec(5, 2, 320, "hard")),
+        ("synthetic:5/64:hard", SyntheticSpec(5, 0, 64, "hard")),
     ],
 )
 def test_specs(text, spec):
@@ -121,7 +138,21 @@ def test_specs(text, spec):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "many", "0@1", "5@", "5@-1", "5/", "5@1/320/1", " 5", "1000001", "5@12345678901", "5\n"],
+    [
+        "",
+        "many",
+        "0@1",
+        "5@",
+        "5@-1",
+        "5/",
+        "5@1/320/1",
+        " 5",
+        "1000001",
+        "5@12345678901",
+        "5\n",
+        "5:easy",
+        "5:hard/64",
+    ],
 )
 def test_specs_that_are_not_understood(text):
     with pytest.raises(UsageError, match="expected: synthetic:N@seed"):

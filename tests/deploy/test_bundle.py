@@ -126,7 +126,8 @@ def test_what_is_in_it(network: Path, tmp_path: Path) -> None:
         names = archive.namelist()
         content = {name: archive.read(name) for name in names}
     assert names == sorted(names) == sorted(bundle.files)
-    assert set(names) == {"README.md", "SHA256SUMS", "bundle.json", "network.onnx", "requirements.txt", "run_pose.py"}
+    runner = {"run_pose.py", "pose_images.py", "pose_head.py"}
+    assert set(names) == {"README.md", "SHA256SUMS", "bundle.json", "network.onnx", "requirements.txt"} | runner
     sums = dict(reversed(line.split("  ")) for line in content["SHA256SUMS"].decode().splitlines())
     assert sums == {name: hashlib.sha256(content[name]).hexdigest() for name in names if name != "SHA256SUMS"}
     assert content["network.onnx"] == network.read_bytes()

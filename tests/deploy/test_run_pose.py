@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 from collections.abc import Mapping
@@ -13,7 +14,8 @@ import numpy as np
 import pytest
 
 from qtoolkit.data.letterbox import Letterbox
-from qtoolkit.deploy import run_pose, tensorrt_engine
+from qtoolkit.deploy import pose_head, pose_images, run_pose, tensorrt_engine
+from qtoolkit.deploy.bundle import decode_table
 from qtoolkit.evaluation.heads import detect_head
 from qtoolkit.evaluation.pose_network import people_in_image
 
@@ -49,6 +51,15 @@ HEADS: Mapping[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 }
 
 
+def test_the_runner_is_short_and_can_be_read_on_a_board() -> None:
+    texts = {module: Path(module.__file__ or "").read_text() for module in (run_pose, pose_images, pose_head)}
+    assert len(texts[run_pose].splitlines()) <= 100
+    for module, text in texts.items():
+        assert len(text.splitlines()) <= 100, module
+        assert max(map(len, text.splitlines())) <= 100, module
+        ast.parse(text, feature_version=(3, 8))
+
+
 @pytest.mark.parametrize("name", HEADS)
 @pytest.mark.parametrize("image_wh", [(64, 64), (50, 90), (200, 120)], ids=str)
 @pytest.mark.parametrize("threshold", [0.25, 0.99])
@@ -60,11 +71,17 @@ def test_the_same_people_as_qtoolkit(name: str, image_wh: tuple[int, int], thres
         outputs, head, Letterbox.fit(image_wh, SIZE), score_threshold=threshold, iou_threshold=0.5
     )
     predictor = run_pose.PosePredictor.__new__(run_pose.PosePredictor)
-    predictor.head = json.loads(json.dumps({**head.__dict__}))
-    predictor.network = {"input": "x", "dtype": "float32", "input_size_wh": SIZE}
     limits = {"score": threshold, "iou": 0.5, "max_people": 300, "max_candidates": 3000}
-    predictor.bundle = {"thresholds": limits, "letterbox": {"pad_value": 114}}
-    predictor._infer = lambda feeds: {each: array.copy() for each, array in outputs.items()}
+    bundle = {
+        "network": {"input": "x", "dtype": "float32", "input_size_wh": SIZE},
+        "thresholds": limits,
+        "letterbox": {"pad_value": 114},
+        "head": {**head.__dict__},
+        "decode": decode_table(head),
+    }
+    predictor.bundle = json.loads(json.dumps(bundle))
+    predictor.images, predictor.head = pose_images, pose_head
+    predictor.infer = lambda feeds: {each: array.copy() for each, array in outputs.items()}
     found = predictor.people(np.zeros((image_wh[1], image_wh[0], 3), np.uint8))
     assert len(found) == len(expected)
     if threshold < 0.5:
@@ -91,8 +108,8 @@ def test_resizing_without_opencv_is_opencvs(
 ) -> None:
     image = RANDOM.integers(0, 256, (source[1], source[0], 3), np.uint8)
     expected = cv2.resize(image, target, interpolation=cv2.INTER_LINEAR)
-    monkeypatch.setattr(run_pose, "cv2", None)
-    found = run_pose.resize(image, target)
+    monkeypatch.setattr(pose_images, "cv2", None)
+    found = pose_images.resize(image, target)
     assert found.dtype == np.uint8
     np.testing.assert_array_equal(found, expected)
 
@@ -100,15 +117,15 @@ def test_resizing_without_opencv_is_opencvs(
 def test_images_that_need_no_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image = RANDOM.integers(0, 256, (4, 6, 3), np.uint8)
     cv2.imwrite(str(tmp_path / "x.png"), image[..., ::-1])
-    np.testing.assert_array_equal(run_pose.read_image(tmp_path / "x.png"), image)
-    monkeypatch.setattr(run_pose, "cv2", None)
-    monkeypatch.setattr(run_pose, "pil_image", None)
+    np.testing.assert_array_equal(pose_images.read_image(tmp_path / "x.png"), image)
+    monkeypatch.setattr(pose_images, "cv2", None)
+    monkeypatch.setattr(pose_images, "pil_image", None)
     np.save(tmp_path / "x.npy", image)
     (tmp_path / "x.ppm").write_bytes(b"P6\n6 4\n255\n" + image.tobytes())
     for suffix in ("npy", "ppm"):
-        np.testing.assert_array_equal(run_pose.read_image(tmp_path / f"x.{suffix}"), image)
+        np.testing.assert_array_equal(pose_images.read_image(tmp_path / f"x.{suffix}"), image)
     with pytest.raises(SystemExit, match="install Pillow or opencv-python-headless"):
-        run_pose.read_image(tmp_path / "x.png")
+        pose_images.read_image(tmp_path / "x.png")
 
 
 def test_files_are_compared_with_their_sums(tmp_path: Path) -> None:

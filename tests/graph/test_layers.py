@@ -5,7 +5,14 @@ import pytest
 from onnx import numpy_helper, shape_inference
 
 from qtoolkit.errors import ModelFileError
-from qtoolkit.graph.layers import decode_tail, find_layers, last_layers, layer_neighbours, weight_positions
+from qtoolkit.graph.layers import (
+    decode_tail,
+    find_layers,
+    last_layers,
+    layer_levels,
+    layer_neighbours,
+    weight_positions,
+)
 from qtoolkit.graph.load import load_network, prepare_network
 from qtoolkit.graph.view import GraphView, node_name
 
@@ -145,3 +152,17 @@ def test_layers_of_the_real_network(real_data):
     assert len(names) == 72
     assert set(last_layers(model)) == {f"model.22.cv{branch}.{level}.2" for branch in (2, 3, 4) for level in range(3)}
     assert "Conv_172" in decode_tail(model)
+
+
+class TestLevels:
+    def test_a_layer_stands_behind_all_that_it_depends_on(self, tiny_pose_model):
+        model = prepare_network(tiny_pose_model())
+        level = {name: number for number, names in enumerate(layer_levels(model)) for name in names}
+        assert set(level) == set(layer_neighbours(model))
+        for name, after in layer_neighbours(model).items():
+            assert all(level[other] > level[name] for other in after)
+        before = {name: [a for a, after in layer_neighbours(model).items() if name in after] for name in level}
+        assert all(level[name] == 0 or max(level[a] for a in before[name]) == level[name] - 1 for name in level)
+
+    def test_a_network_without_layers_has_none(self, parse_network):
+        assert layer_levels(parse_network("net (float[1,3,4,4] x) => (float[1,3,4,4] y) { y = Relu(x) }")) == ()

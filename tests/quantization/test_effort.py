@@ -7,12 +7,14 @@ from typing import Any, cast, get_args
 import numpy as np
 import pytest
 
+from qtoolkit.artifacts.plan import Precision, PrecisionPlan, uniform_plan
+from qtoolkit.artifacts.stages import StageStore
 from qtoolkit.backends.targets import find_target
 from qtoolkit.corrections import CORRECTIONS, Correction
 from qtoolkit.data.calibration_set import calibration_set_of
 from qtoolkit.data.sources import open_data_source
 from qtoolkit.quantization import effort
-from qtoolkit.quantization.effort import corrections_of, quantizer_of
+from qtoolkit.quantization.effort import corrections_of, quantizer_of, with_plan_biases
 from qtoolkit.quantization.ptq import Quantizer
 from qtoolkit.quantization.run import Run
 
@@ -54,6 +56,11 @@ class TestCorrections:
             == made("balanced", ("bias", "silu-pairs")).statistics.key
         )
 
+    def test_those_of_scales_and_outputs_are_told_apart_too(self, made):
+        keys = {made("balanced", names).statistics.key for names in ((), ("split-scales",), ("output-ranges",))}
+        assert len(keys) == 3
+        assert made("balanced", ("split-scales",)).splits_scales and not made("balanced").splits_scales
+
     @pytest.mark.parametrize(("effort", "target", "expected"), [
         ("fast", "ort-cpu", set()),
         ("balanced", "ort-cpu", {"silu-pairs"}),
@@ -66,6 +73,51 @@ class TestCorrections:
 
     def test_each_says_what_it_does(self):
         assert set(CORRECTIONS) == set(get_args(Correction))
+
+
+class TestBiasEmpirical:
+    """Biases measured under a plan, once."""
+
+    @pytest.fixture
+    def run(self, relu_pose, photos, tmp_path):
+        asked: list[int] = []
+
+        def feeds(limit):
+            asked.append(limit)
+            return photos(2)
+
+        store = StageStore(tmp_path)
+        recipe = SimpleNamespace(ranges="mse", effort="balanced", corrections=("bias-empirical",), threads=1)
+        return SimpleNamespace(
+            model=relu_pose, model_sha256="f", target=find_target("tidl"), recipe=recipe, store=store, asked=asked,
+            calibration_feeds=feeds, progress=lambda stage, done, total: None,
+        )  # fmt: skip
+
+    def test_it_is_kept_by_plan(self, run, calibrated):
+        quantizer = quantizer_of(cast(Run, cast(Any, run)), calibrated(run.model, "tidl"), {})
+        plan = uniform_plan([layer.name for layer in quantizer.layers], Precision.INT8)
+        first = with_plan_biases(cast(Run, cast(Any, run)), quantizer, plan)
+        passes = len(run.asked)
+        again = with_plan_biases(cast(Run, cast(Any, run)), quantizer, plan)
+        assert 0 < passes == len(run.asked)
+        assert max(run.asked) <= 64
+        assert list(again.biases) == list(first.biases) != []
+        for name, bias in first.biases.items():
+            np.testing.assert_array_equal(again.biases[name], bias)
+        assert first.quantize(plan).model != quantizer.quantize(plan).model
+        with_plan_biases(cast(Run, cast(Any, run)), quantizer, plan.with_layers({plan_layer(plan): Precision.INT16}))
+        assert len(run.asked) > passes
+
+    def test_without_it_the_quantizer_is_as_it_was(self, run, calibrated):
+        run.recipe.corrections = ()
+        quantizer = quantizer_of(cast(Run, cast(Any, run)), calibrated(run.model, "tidl"), {})
+        plan = uniform_plan([layer.name for layer in quantizer.layers], Precision.INT8)
+        assert with_plan_biases(cast(Run, cast(Any, run)), quantizer, plan) is quantizer
+        assert run.asked == []
+
+
+def plan_layer(plan: PrecisionPlan) -> str:
+    return next(iter(plan.layers))
 
 
 class TestBest:

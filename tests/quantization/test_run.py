@@ -62,6 +62,13 @@ class TestOpenRun:
         assert run.model_sha256 == sha256_file(run.network("float"))
         assert open_run(recipe).model_sha256 == run.model_sha256
 
+    def test_equalized_it_is_another_network_with_the_same_layers_for_the_same_file(self, recipe, network, tmp_path):
+        plain, run = open_run(recipe), open_run(changed(recipe, corrections=("equalize",), out=tmp_path / "other"))
+        assert onnx.load(run.network("float")) == plain.model != run.model
+        assert run.model_sha256 == plain.model_sha256
+        assert [layer.name for layer in run.layers] == [layer.name for layer in plain.layers]
+        assert run.layers == find_layers(run.model)
+
     def test_numbers_of_photos(self, recipe):
         run = open_run(changed(recipe, images=2, calibration_images=1))
         assert (run.samples.image_ids, len(run.calibration)) == ((1, 2), 1)

@@ -117,6 +117,12 @@ def test_settings_are_every_option_but_paths(opened, plans, people):
     of_qat = {"qat", "qat_images", "qat_lr", "unlabeled", "labelled"}
     assert set(settings) == set(Recipe.model_fields) - {"version", "model", "data", "out"} - of_qat
     assert (settings["mixed"], settings["seed"], settings["runs"], settings["plan"]) == (0.25, 3, 0, None)
+    assert settings["corrections"] == ["silu-pairs"]
+
+
+def test_no_correction_is_said_so(opened, plans, people):
+    recipe = opened.recipe.model_copy(update={"corrections": ()})
+    assert score_variants(replace(opened, recipe=recipe), plans, people, {}).settings["corrections"] == "none"
 
 
 def test_latency_goes_to_its_row_and_brings_the_note_on_16_bit(opened, plans, people):

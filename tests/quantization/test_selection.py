@@ -320,6 +320,19 @@ class TestConversions:
         """a is read by b and c, b by c. Wide b: a is read in both widths, and b is wide in front of c."""
         assert conversion_cost(self.CHAIN, set(wide), "abc") == cost
 
+    @pytest.mark.parametrize(
+        ("wide", "cost"),
+        [("", 0.0), ("a", 1.0), ("b", 10.0), ("c", 10.0), ("ab", 1.0), ("bc", 10.0), ("ac", 1.0), ("abc", 0.0)],
+    )
+    def test_one_direction_alone(self, wide, cost):
+        """a at 16 bit with a reader at 8 costs 1, a at 8 with a reader at 16 costs 10."""
+        chain = (Conversion("a", ("b", "c"), 1.0, "narrowed"), Conversion("a", ("b", "c"), 10.0, "widened"))
+        assert conversion_cost(chain, set(wide), "abc") == cost
+
+    def test_a_layer_that_is_not_known_asks_for_nothing(self):
+        assert Conversion("x", ("b",), 1.0).pairs({"b"}) == []
+        assert Conversion("a", ("x",), 1.0, "widened").pairs({"a"}) == []
+
     def test_a_dear_conversion_keeps_neighbours_together(self):
         """b alone would fit a budget of 2, but not with the conversions around it; b and c together cost none."""
         losses, costs = {"a": 0.1, "b": 1.0, "c": 0.2}, dict.fromkeys("abc", 1.0)
@@ -330,7 +343,15 @@ class TestConversions:
     @settings(max_examples=40, deadline=None)
     @given(
         st.lists(st.tuples(st.integers(0, 50), st.integers(-5, 20)), min_size=3, max_size=6),
-        st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(0, 12)), max_size=4),
+        st.lists(
+            st.tuples(
+                st.integers(0, 4),
+                st.integers(0, 4),
+                st.integers(0, 12),
+                st.sampled_from(["both", "narrowed", "widened"]),
+            ),
+            max_size=4,
+        ),
         st.floats(0.0, 1.0),
     )
     def test_as_good_as_trying_every_choice(self, layers, pairs, share):
@@ -338,7 +359,9 @@ class TestConversions:
         losses = {name: float(loss) for name, (loss, _) in zip(names, layers, strict=True)}
         costs = {name: float(cost) for name, (_, cost) in zip(names, layers, strict=True)}
         conversions = [
-            Conversion(f"l{a}", tuple(names[b:][:2]), float(cost)) for a, b, cost in pairs if a < b < len(names)
+            Conversion(f"l{a}", tuple(names[b:][:2]), float(cost), when)
+            for a, b, cost, when in pairs
+            if a < b < len(names)
         ]
         limit = share * sum(max(cost, 0.0) for cost in costs.values())
         best = max(

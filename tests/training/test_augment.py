@@ -130,7 +130,8 @@ def test_crowds_come_along():
     painted = paint(
         [Tile(np.zeros((64, 64, 3), np.uint8), labels, (1, 1))], [Placement((-2.0, 2.0), (100.0, 5.0))], 128
     )
-    assert painted.labels.crowds_xyxy.tolist() == [[40, 25, 80, 45]]
+    # The visible part of the tile ends within a pixel of it: what is drawn is smaller by less than 1 %.
+    assert painted.labels.crowds_xyxy[0] == pytest.approx([40, 25, 80, 45], abs=0.5)
 
 
 def test_no_change_of_colours_gives_rgb():
@@ -145,3 +146,27 @@ def test_value_scales_grey():
     found = {int(change_colours(grey, Augmentation(), np.random.default_rng(seed))[0, 0, 0]) for seed in range(50)}
     assert 60 <= min(found) < 75
     assert 125 < max(found) <= 140
+
+
+@pytest.mark.parametrize("mirrored", [False, True], ids=["as it is", "mirrored"])
+@pytest.mark.parametrize("seed", range(8))
+def test_what_is_drawn_is_off_by_a_pixel_at_most(seed, mirrored):
+    random = np.random.default_rng(seed)
+    scale, offset = random.uniform(0.3, 2.5), random.uniform(-60, 60, 2)
+    placement = Placement((-scale if mirrored else scale, scale), (offset[0] + SIZE * mirrored, offset[1]))
+    points = random.uniform(5, 90, (17, 2)).astype(np.float32)
+    box = (1.0, 1.0, 95.0, 95.0)
+    painted = paint([Tile(np.zeros((96, 96, 3), np.uint8), _labels(points, box=box), (1, 1))], [placement], SIZE)
+    order = COCO17.flip_order if mirrored else range(17)
+    expected = points[list(order)] * placement.scale_xy + placement.offset_xy
+    for person in painted.labels.keypoints:
+        inside = person[:, 2] > 0
+        assert np.abs(person[inside, :2] - expected[inside]).max(initial=0.0) <= max(1.0, scale) + 1e-3
+
+
+def test_a_tile_that_is_not_scaled_is_copied():
+    random = np.random.default_rng(0)
+    tile = Tile(random.integers(0, 256, (64, 64, 3), np.uint8), _labels(random.uniform(5, 60, (17, 2))), (1, 1))
+    for scale_x, x, columns in ((1.0, 10.0, slice(None)), (-1.0, 74.0, slice(None, None, -1))):
+        painted = paint([tile], [Placement((scale_x, 1.0), (x, 20.0))], SIZE)
+        assert np.array_equal(painted.image[20:84, 10:74], tile.image[:, columns])

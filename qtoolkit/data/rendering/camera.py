@@ -28,11 +28,11 @@ class CameraOptions:
     ``noise`` is the highest standard deviation in grey levels, ``jpeg_quality`` the lowest and highest quality.
     """
 
-    motion_blur: float = 0.08
-    longest_motion: float = 0.015
-    defocus: float = 0.12
+    motion_blur: float = 0.04
+    longest_motion: float = 0.01
+    defocus: float = 0.06
     uneven_light: float = 0.5
-    noise: float = 12.0
+    noise: float = 9.0
     grey: float = 0.03
     jpeg_quality: tuple[int, int] = (55, 95)
 

@@ -21,7 +21,7 @@ from qtoolkit.data.rendering.pose import draw_pose
 from qtoolkit.data.rendering.props import DISTRACTORS, OCCLUDERS, Brush
 from qtoolkit.data.rendering.shading import Light
 
-__all__ = ["MAX_PEOPLE", "DrawnScene", "SceneOptions", "draw_scene"]
+__all__ = ["DIFFICULTIES", "MAX_PEOPLE", "DrawnScene", "SceneOptions", "draw_scene"]
 
 Bytes = NDArray[np.uint8]
 
@@ -38,6 +38,7 @@ class SceneOptions:
     heights           (lowest, highest, weight) of the tallest people of an image
     height_spread     how much smaller the others are, at most, as a share
     aspects           width over height of the image
+    poses             (kind of pose, weight)
     turned_away       people whose yaw is drawn from all directions; the others face the camera more or less
     crowding          share of a person's box that another may cover before another place is tried
     occluders         before a person
@@ -46,22 +47,59 @@ class SceneOptions:
     least_labelled_px people with fewer visible pixels, at 320, have a box but no keypoints
     """
 
-    people: tuple[tuple[int, float], ...] = ((1, 44.0), (2, 32.0), (4, 18.0), (8, 4.0), (12, 2.0))
+    people: tuple[tuple[int, float], ...] = ((1, 78.0), (2, 16.0), (4, 5.0), (8, 0.7), (12, 0.3))
     heights: tuple[tuple[float, float, float], ...] = (
-        (0.25, 0.50, 10.0),
-        (0.50, 0.98, 74.0),
-        (0.98, 1.4, 13.0),
-        (1.4, 2.2, 3.0),
+        (0.30, 0.55, 6.0),
+        (0.55, 0.98, 87.0),
+        (0.98, 1.3, 6.0),
+        (1.3, 2.0, 1.0),
     )
-    height_spread: float = 0.25
+    height_spread: float = 0.2
     aspects: tuple[float, ...] = (4 / 3, 4 / 3, 4 / 3, 3 / 2, 3 / 2, 1.0, 3 / 4, 3 / 4, 2 / 3, 16 / 9)
-    turned_away: float = 0.15
-    crowding: float = 0.12
-    occluders: float = 0.12
-    distractors: int = 4
+    poses: tuple[tuple[str, float], ...] = (
+        ("standing", 54.0),
+        ("walking", 28.0),
+        ("running", 3.0),
+        ("sitting", 2.5),
+        ("arms raised", 10.0),
+        ("bending", 0.5),
+        ("crouching", 0.4),
+        ("sports", 1.4),
+        ("lying", 0.2),
+    )
+    turned_away: float = 0.03
+    crowding: float = 0.04
+    occluders: float = 0.04
+    distractors: int = 3
     least_area_px: int = 40
     least_labelled_px: int = 256
     camera: CameraOptions = field(default_factory=CameraOptions)
+
+
+_HARD = SceneOptions(
+    people=((1, 44.0), (2, 32.0), (4, 18.0), (8, 4.0), (12, 2.0)),
+    heights=((0.25, 0.50, 10.0), (0.50, 0.98, 74.0), (0.98, 1.4, 13.0), (1.4, 2.2, 3.0)),
+    height_spread=0.25,
+    poses=(
+        ("standing", 38.0),
+        ("walking", 22.0),
+        ("running", 8.0),
+        ("sitting", 11.0),
+        ("arms raised", 9.0),
+        ("bending", 3.0),
+        ("crouching", 2.5),
+        ("sports", 5.5),
+        ("lying", 1.0),
+    ),
+    turned_away=0.15,
+    crowding=0.12,
+    occluders=0.12,
+    distractors=4,
+    camera=CameraOptions(motion_blur=0.08, longest_motion=0.015, defocus=0.12, noise=12.0),
+)
+
+DIFFICULTIES = {"usual": SceneOptions(), "hard": _HARD}
+"""Name → options: what the default network is trained on, and people as hard as those of renderer 3."""
 
 
 class DrawnScene(NamedTuple):
@@ -153,7 +191,7 @@ def _feet_row(draws: Draws, height: int, tallest: float) -> float:
 def _draw_figure(draws: Draws, stature: float, pitch: float, options: SceneOptions) -> _Figure:
     shape = draw_shape(draws)
     child = shape.head_half_height > 1.12 * ADULT.head_half_height
-    pose = draw_pose(draws)
+    pose = draw_pose(draws, draws.weighted(options.poses))
     yaw = draws.between(-180.0, 180.0) if draws.chance(options.turned_away) else draws.around(0.0, 28.0)
     body = pose_body(shape, pose, yaw, pitch)
     # A child is smaller at the same place.
