@@ -44,9 +44,9 @@ def test_the_default_network_is_trained_from_nothing_then_on_and_then_with_relu(
     relu = read_train_recipe(RECIPES / "default_network_relu.yaml")
     assert (silu.size, silu.activation, silu.image_size) == ("n6", "silu", 320)
     assert (relu.size, relu.activation, relu.image_size) == ("n6", "relu", 320)
-    assert silu.init is not None
-    assert silu.init.is_file()
-    assert relu.init == silu.init
+    assert silu.init is not None and relu.init is not None
+    assert silu.init.is_file() and relu.init.is_file()
+    assert (silu.init.stem, relu.init.stem) == ("default_network_silu_start", "default_network_silu")
     assert silu.lite == relu.lite
     assert relu.images < silu.images
     assert relu.base_lr < silu.base_lr
