@@ -6,6 +6,7 @@ from qtoolkit.artifacts.plan import Precision
 from qtoolkit.data.rendered_sets import write_set
 from qtoolkit.data.samples import Samples
 from qtoolkit.errors import UsageError
+from qtoolkit.evaluation.agreement import agreement
 from qtoolkit.evaluation.coco_ap import coco_keypoint_ap
 from qtoolkit.graph.default_network import default_network
 from qtoolkit.pipeline import calibrate_stage, evaluate_stage, open_run
@@ -52,11 +53,16 @@ def test_with_labels_it_is_ap_over_ap(made, judged):
 
 
 def test_without_labels_it_is_agreement(made, judged):
-    run, _ = made
+    run, quantizer = made
     judge, _ = judged(Samples(run.samples.samples, (), None))
     assert judge.measured == "agreement"
     assert judge.kept(run.uniform_plan(Precision.FP32)) == pytest.approx(1.0)
-    assert 0.2 < judge.kept(run.uniform_plan(Precision.INT8)) < 1.0
+    int8 = run.uniform_plan(Precision.INT8)
+    run.network("int8").write_bytes(quantizer.quantize(int8).model.SerializeToString())
+    run.network("float").write_bytes(quantizer.model.SerializeToString())
+    people = {variant: evaluate_stage(run, variant) for variant in ("float", "int8")}
+    own, found = (agreement(people["float"], people[variant]).ap for variant in ("float", "int8"))
+    assert judge.kept(int8) == pytest.approx(found / own)
 
 
 def test_nobody_found(made, monkeypatch):
