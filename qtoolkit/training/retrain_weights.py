@@ -16,7 +16,7 @@ RETRAIN_FIELDS: dict[str, Any] = {
     "images": 80000,
     "batch": 16,
     "optimizer": "muon",
-    "lr": 0.008,
+    "lr": 0.005,
     "lr_final": 0.02,
     "warmup_images": 1000,
     "widening": 4.0,
@@ -24,8 +24,8 @@ RETRAIN_FIELDS: dict[str, Any] = {
     "gains": {"box": 0.2, "keypoints": 0.5, "confidence": 0.1},
     "augmentation": {"mosaic": 0.0, "scale": 0.3, "saturation": 0.4, "value": 0.3},
     "ema_decay": 0.999,
-    "eval_every": 20000,
-    "eval_images": 200,
+    "eval_every": 16000,
+    "eval_images": 300,
 }
 """What differs from a training from nothing: those of recipes/default_network_relu.yaml."""
 

@@ -50,6 +50,13 @@ def test_the_default_network_is_trained_from_nothing_then_on_and_then_with_relu(
     assert silu.lite == relu.lite
     assert relu.images < silu.images
     assert relu.base_lr < silu.base_lr
+    end = read_train_recipe(RECIPES / "default_network_relu_end.yaml")
+    assert (end.size, end.lite, end.activation, end.image_size) == ("n6", True, "relu", 320)
+    assert (
+        end.init is not None
+        and end.init.resolve() == RECIPES.parent / "runs" / "default_network_relu" / "best.safetensors"
+    )
+    assert end.base_lr < relu.base_lr
 
 
 def _write(path: Path, text: str) -> Path:
