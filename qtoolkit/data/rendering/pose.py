@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from qtoolkit.data.rendering.draws import Draws
 
-__all__ = ["JOINT_LIMITS", "POSE_KINDS", "Arm", "Leg", "Pose", "draw_pose", "within_limits"]
+__all__ = ["JOINT_LIMITS", "POSE_KINDS", "POSE_WEIGHTS", "Arm", "Leg", "Pose", "draw_pose", "within_limits"]
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def _clamped(key: str, value: float) -> float:
 
 def draw_pose(draws: Draws, kind: str | None = None) -> Pose:
     """A pose of the given kind, one of ``POSE_KINDS``, or of one drawn by their weights; within the limits."""
-    chosen = kind or draws.weighted(_WEIGHTS)
+    chosen = kind or draws.weighted(POSE_WEIGHTS)
     pose = POSE_KINDS[chosen](draws)
     looking = draws.around(0.0, 18.0)
     moved = replace(
@@ -302,7 +302,7 @@ POSE_KINDS = {
 }
 """Kind → what draws a pose of it."""
 
-_WEIGHTS = (
+POSE_WEIGHTS = (
     ("standing", 38.0),
     ("walking", 22.0),
     ("running", 8.0),
@@ -313,3 +313,4 @@ _WEIGHTS = (
     ("sports", 5.5),
     ("lying", 1.0),
 )
+"""(kind, weight): how often people do each where nothing else is asked for, as on hard images."""

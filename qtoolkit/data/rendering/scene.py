@@ -17,7 +17,7 @@ from qtoolkit.data.rendering.figure import Person, paint_person, person_extent
 from qtoolkit.data.rendering.kinematics import PosedBody, pose_body
 from qtoolkit.data.rendering.labels import PersonLabel, label_people
 from qtoolkit.data.rendering.outfit import Outfit, draw_colour, draw_outfit, scaled_colour
-from qtoolkit.data.rendering.pose import draw_pose
+from qtoolkit.data.rendering.pose import POSE_WEIGHTS, draw_pose
 from qtoolkit.data.rendering.props import DISTRACTORS, OCCLUDERS, Brush
 from qtoolkit.data.rendering.shading import Light
 
@@ -80,17 +80,7 @@ _HARD = SceneOptions(
     people=((1, 44.0), (2, 32.0), (4, 18.0), (8, 4.0), (12, 2.0)),
     heights=((0.25, 0.50, 10.0), (0.50, 0.98, 74.0), (0.98, 1.4, 13.0), (1.4, 2.2, 3.0)),
     height_spread=0.25,
-    poses=(
-        ("standing", 38.0),
-        ("walking", 22.0),
-        ("running", 8.0),
-        ("sitting", 11.0),
-        ("arms raised", 9.0),
-        ("bending", 3.0),
-        ("crouching", 2.5),
-        ("sports", 5.5),
-        ("lying", 1.0),
-    ),
+    poses=POSE_WEIGHTS,
     turned_away=0.15,
     crowding=0.12,
     occluders=0.12,
