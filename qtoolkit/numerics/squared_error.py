@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,9 +41,8 @@ def mse(statistics: TensorStatistics, grid: IntegerGrid, tolerance: float = 1.0)
     has one: clipping error plus rounding error, integrated exactly over each bin (only where more than 4096 steps
     span the sample is rounding taken as scale² / 12). Scales are searched from the min-max one down, until clipping
     alone costs more than the best found, then more finely around the best; for an asymmetric grid every zero point is
-    tried at each scale (16 bit: in two rounds). Where the statistics have groups of images, an error on images with
-    values much larger than usual counts less (``image_groups.group_weights``). An all-zero tensor gives
-    (0, 0).
+    tried at each scale (16 bit: in two rounds). Where the statistics have groups of images, errors on unusual images
+    and on single unusual values count less (``error_distribution``). An all-zero tensor gives (0, 0).
     """
     return _search(Moments(error_distribution(statistics, tolerance=tolerance)), statistics, grid, None)
 
@@ -77,12 +76,23 @@ def _octaves_of_outliers(statistics: TensorStatistics) -> int:
 
 
 def error_distribution(statistics: TensorStatistics, parts: int = 1, tolerance: float = 1.0) -> Distribution:
-    """What errors are weighed by: the sampled values and each image's extremes, images with unusual values less.
+    """What errors are weighed by: the sampled values and each image's extremes, unusual ones less.
 
-    ``parts``: as in ``Distribution.of``; ``tolerance``: as in ``image_groups.group_weights``.
+    Where the statistics have groups of images, the errors on an image count by ``image_groups.group_weights`` with
+    ``tolerance``, and an error on a value x by min(1, M / |x|)², M the median over images of their largest magnitude.
+    So losing a value altogether costs at most M²: a few places of one image that are a hundred times as large as all
+    others hardly show in its mean square, but would outweigh the rounding of everything else. ``parts``: as in
+    ``Distribution.of``.
     """
-    weights = group_weights(statistics.groups, tolerance) if statistics.groups else None
-    return Distribution.of(statistics, with_extremes=True, parts=parts, weights=weights)
+    if not statistics.groups:
+        return Distribution.of(statistics, with_extremes=True, parts=parts)
+    weights = group_weights(statistics.groups, tolerance)
+    found = Distribution.of(statistics, with_extremes=True, parts=parts, weights=weights)
+    usual = float(np.median(np.maximum(-statistics.image_min, statistics.image_max)))
+    if usual <= 0.0:
+        return found
+    magnitude = np.abs(found.knots[:-1] + found.knots[1:]) / 2
+    return replace(found, mass=found.mass * (usual / np.maximum(magnitude, usual)) ** 2)
 
 
 def _search(

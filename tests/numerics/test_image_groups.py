@@ -105,3 +105,14 @@ class TestOneImageCannotSpoilARange:
         assert tolerant.tolist() == [1.0] * len(twice.groups)
         found = mse(grouped(list(self.spoiled)), UINT8, 16.0)
         assert found == pytest.approx(mse(grouped(list(self.ordinary)), UINT8), rel=0.15)
+
+    @pytest.mark.parametrize("grid", [INT8, UINT8], ids=["int8", "uint8"])
+    def test_few_huge_values_that_hardly_raise_an_images_energy(self, grid: IntegerGrid) -> None:
+        few = np.array(self.ordinary[0])
+        few[[3, 700, 701]] = 45.0, -50.0, 48.0
+        spoiled, expected = grouped([few, *self.ordinary]), mse(grouped(list(self.ordinary)), grid)
+        # Within the tolerated energy, and yet its squared errors would widen the range several times.
+        assert group_weights(spoiled.groups, 4.0).min() > 0.5
+        assert mse(spoiled, grid, 4.0) == pytest.approx(expected, rel=0.3)
+        plain = TensorStatistics(spoiled.image_min, spoiled.image_max, spoiled.counts, spoiled.lo, spoiled.hi)
+        assert mse(plain, grid)[1] > 3 * expected[1]
