@@ -1,7 +1,7 @@
 """All sensitivity metrics on the same labelled photos: how far they agree, what they cost, what they lead to.
 
 usage: python benchmarks/sensitivity_metrics.py MODEL DATA [--photos N] [--images N] [--mixed 0.3] [--halves]
-                                                [--out DIR]
+                                                [--target T] [--out DIR]
 
 One row a metric: Spearman's rank correlation with ``ap`` (COCO AP lost by each layer quantized alone) and with ``oks``,
 seconds and processor seconds with their ratio to those of ``ap``, and the AP on the evaluation photos of the mixed
@@ -90,11 +90,14 @@ def main() -> None:
     parser.add_argument("--images", type=int, help="evaluation photos; all by default")
     parser.add_argument("--mixed", type=float, default=0.3)
     parser.add_argument("--halves", action="store_true")
+    parser.add_argument("--target", default="ort-cpu")
+    parser.add_argument("--calibration-images", type=int, help="photos to calibrate on; as `qtool quantize` by default")
     parser.add_argument("--out", type=Path, default=Path("runs/sensitivity_metrics"))
     options = parser.parse_args()
     recipe = Recipe(
         model=options.model, data=options.data, out=options.out, metric="ap", mixed=options.mixed,
         images=options.images, sensitivity_images=options.photos, runs=0,
+        target=options.target, calibration_images=options.calibration_images,
     )  # fmt: skip
     run = open_run(recipe)
     quantizer = calibrate_stage(run)

@@ -36,9 +36,9 @@ _OF_EFFORT: dict[Effort, frozenset[Correction]] = {
 }
 
 
-def default_corrections(effort: Effort, corrects_bias: bool) -> frozenset[Correction]:
-    """What ``effort`` takes where nothing is chosen by hand; ``corrects_bias`` as in ``artifacts.target``."""
-    return _OF_EFFORT[effort] | (frozenset({"bias"}) if corrects_bias else frozenset())
+def default_corrections(effort: Effort, of_target: Collection[Correction] = ()) -> frozenset[Correction]:
+    """What is corrected where nothing is chosen by hand: by the effort, and on every effort by the target."""
+    return _OF_EFFORT[effort] | frozenset(of_target)
 
 
 def check_corrections(chosen: Collection[Correction]) -> None:

@@ -35,13 +35,7 @@ from qtoolkit.quantization.assess import latency_figures
 from qtoolkit.quantization.bias_correction import input_means, read_means, write_means
 from qtoolkit.quantization.budget_plan import PlanMaker
 from qtoolkit.quantization.calibrate import CalibrationStatistics, calibrate, calibration_key, calibration_tensors
-from qtoolkit.quantization.effort import (
-    corrections_of,
-    quantized_network,
-    quantizer_of,
-    with_plan_biases,
-    with_searched_ranges,
-)
+from qtoolkit.quantization.effort import quantized_network, quantizer_of, with_plan_biases, with_searched_ranges
 from qtoolkit.quantization.frontier_run import frontier_of, search_plan
 from qtoolkit.quantization.modelled_times import device_inputs, modelled_latencies
 from qtoolkit.quantization.plan_judge import better_network
@@ -123,7 +117,7 @@ def calibrate_stage(run: Run) -> Quantizer:
         path.parent.mkdir(exist_ok=True)
         run.calibration.save(path.with_suffix(".json"))
         statistics.write(path)
-    means = _means(run, path.with_name(f"{key[:16]}.means.npz")) if "bias" in corrections_of(run) else {}
+    means = _means(run, path.with_name(f"{key[:16]}.means.npz")) if "bias" in run.corrections else {}
     return with_searched_ranges(run, quantizer_of(run, statistics, means))
 
 

@@ -127,7 +127,7 @@ class Recipe(BaseModel):
     @property
     def learns_corrections(self) -> bool:
         """Whether a correction learns from photos, which needs torch."""
-        chosen = default_corrections(self.effort, False) if self.corrections is None else self.corrections
+        chosen = default_corrections(self.effort) if self.corrections is None else self.corrections
         return not NEEDS_TORCH.isdisjoint(chosen)
 
     @model_validator(mode="after")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 
 from qtoolkit.artifacts.plan import Precision
+from qtoolkit.corrections import Correction
 
 __all__ = ["GridSpec", "Target"]
 
@@ -36,7 +37,7 @@ class Target(BaseModel):
     - ``integer_only``: no tensor in front of the decode tail is float: those between 16-bit layers lie on a 16-bit
       grid, and the width of a tensor is that of its readers (rules in ``graph/integer_flow.py``).
     - ``unsigned_where_nonnegative``: a tensor that calibration never saw below 0 takes the unsigned form of its grid.
-    - ``corrects_bias``: the mean error of rounded weights is taken off the biases, which must then be integers.
+    - ``corrections``: those that every effort takes here (``qtoolkit.corrections``).
     - ``concat_forces_inputs``: a Concat that is read at 16 bit forces the layers behind its inputs to 16 bit (TIDL).
     - ``strongly_typed``: each tensor is computed in the type the graph gives it, so networks are built from the form
       that ``graph/strongly_typed.py`` makes, with fp16 tensors; ``half_scales``: and fp16 scales.
@@ -64,7 +65,7 @@ class Target(BaseModel):
     quantize_residual_adds: bool = False
     integer_only: bool = False
     unsigned_where_nonnegative: bool = False
-    corrects_bias: bool = False
+    corrections: tuple[Correction, ...] = ()
     concat_forces_inputs: bool = False
     strongly_typed: bool = False
     half_scales: bool = False

@@ -119,8 +119,8 @@ _TIDL = Target(
     shape_ops=_SHAPE_OPS,
     integer_only=True,
     unsigned_where_nonnegative=True,
-    # As TIDL's own calibration does by default (accuracy_level 1).
-    corrects_bias=True,
+    # Biases as TIDL's own calibration does by default (accuracy_level 1).
+    corrections=("bias",),
     concat_forces_inputs=True,
 )
 

@@ -25,7 +25,7 @@ from qtoolkit.graph.channel_groups import PINNED, channel_groups, scalable_layer
 from qtoolkit.graph.constants import store_constant_
 from qtoolkit.graph.view import GraphView, attribute
 
-__all__ = ["equalized"]
+__all__ = ["can_be_equalized", "equalized"]
 
 FloatArray = NDArray[np.float64]
 IdArray = NDArray[np.int64]
@@ -66,6 +66,13 @@ def equalized(model: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
+def can_be_equalized(model: onnx.ModelProto) -> bool:
+    """Whether ``equalized`` would find a channel of ``model`` to scale."""
+    view = GraphView(model)
+    groups = channel_groups(view)
+    return _scales([_Magnitudes(view, node, groups) for node in scalable_layers(view)], sweeps=1) is not None
+
+
 class _Magnitudes:
     """The largest |weight| of a convolution between each two of its channels, and the groups of those.
 
@@ -86,11 +93,11 @@ class _Magnitudes:
         np.maximum.at(read, self.read, values.max(axis=1))
 
 
-def _scales(layers: Sequence[_Magnitudes]) -> FloatArray | None:
+def _scales(layers: Sequence[_Magnitudes], sweeps: int = _SWEEPS) -> FloatArray | None:
     """The scale of each group, 1 for those that stay; None where all of them must."""
     count = 1 + max((int(ids.max()) for layer in layers for ids in (layer.made, layer.read)), default=PINNED)
     logs = np.zeros(count)
-    for _ in range(_SWEEPS):
+    for _ in range(sweeps):
         made, read = np.zeros(count), np.zeros(count)
         for layer in layers:
             layer.gather_(np.exp2(logs), made, read)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 import qtoolkit
 from qtoolkit.artifacts.files import sha256_json, write_text
 from qtoolkit.artifacts.plan import Precision, PrecisionPlan
-from qtoolkit.corrections import NEEDS_TORCH, Correction
+from qtoolkit.corrections import NEEDS_TORCH
 from qtoolkit.data.calibration_set import CalibrationSet
 from qtoolkit.data.sources import open_data_source
 from qtoolkit.numerics.ranges import RangeEstimator
@@ -33,9 +33,9 @@ from qtoolkit.quantization.learning_photos import plain_photos
 from qtoolkit.quantization.output_ranges import output_ranges
 from qtoolkit.quantization.plan_judge import better_network
 from qtoolkit.quantization.ptq import Quantizer
-from qtoolkit.quantization.run import Run, chosen_corrections
+from qtoolkit.quantization.run import Run
 
-__all__ = ["corrections_of", "quantized_network", "quantizer_of", "with_plan_biases", "with_searched_ranges"]
+__all__ = ["quantized_network", "quantizer_of", "with_plan_biases", "with_searched_ranges"]
 
 _BIAS_IMAGES = 32
 # Beyond fourfold energy, twofold values, an image is odd; rendered ones were found with a hundredfold.
@@ -44,14 +44,9 @@ _TOLERANCE = 4.0
 _SEARCH_PHOTOS = 18
 
 
-def corrections_of(run: Run) -> frozenset[Correction]:
-    """What is corrected in ``run``: what its recipe names, else what its effort and its target take."""
-    return chosen_corrections(run.recipe, run.target)
-
-
 def quantizer_of(run: Run, statistics: CalibrationStatistics, means: Mapping[str, NDArray[np.float64]]) -> Quantizer:
     """The quantizer of ``run``. Its key names effort and corrections, so that later stages tell them apart."""
-    estimator, effort, chosen = RangeEstimator.from_name(run.recipe.ranges), run.recipe.effort, corrections_of(run)
+    estimator, effort, chosen = RangeEstimator.from_name(run.recipe.ranges), run.recipe.effort, run.corrections
     learned_on = [_photos(run).sha256[:16]] if NEEDS_TORCH & chosen else []
     keyed = replace(statistics, key="-".join([statistics.key, effort, *sorted(chosen), *learned_on]))
     tolerance = 1.0 if effort == "fast" else _TOLERANCE
@@ -64,7 +59,7 @@ def with_searched_ranges(run: Run, quantizer: Quantizer) -> Quantizer:
 
     They are kept in the output folder. Raises as ``output_ranges`` does.
     """
-    if "output-ranges" not in corrections_of(run):
+    if "output-ranges" not in run.corrections:
         return quantizer
     plan, photos = run.uniform_plan(Precision.INT8), min(_SEARCH_PHOTOS, len(run.calibration))
     inputs = [
@@ -92,7 +87,7 @@ def with_plan_biases(run: Run, quantizer: Quantizer, plan: PrecisionPlan) -> Qua
 
     They are kept in ``OUT/.stages/biases/``.
     """
-    if "bias-empirical" not in corrections_of(run):
+    if "bias-empirical" not in run.corrections:
         return quantizer
     inputs = [run.model_sha256, quantizer.statistics.key, run.recipe.ranges, plan.model_dump(mode="json")]
     key = sha256_json([*inputs, qtoolkit.__version__])
@@ -110,7 +105,7 @@ def with_plan_biases(run: Run, quantizer: Quantizer, plan: PrecisionPlan) -> Qua
 def quantized_network(run: Run, quantizer: Quantizer, variant: str, plan: PrecisionPlan) -> onnx.ModelProto:
     """The network of a variant, at the effort of ``run``."""
     quantizer = with_plan_biases(run, quantizer, plan)
-    learning = NEEDS_TORCH & corrections_of(run)
+    learning = NEEDS_TORCH & run.corrections
     if not learning or not plan.layers_at(Precision.INT8):
         return quantizer.quantize(plan).model
     # Only here: everything else runs without torch.

@@ -75,8 +75,8 @@ class Quantizer:
     ``pairs_silu``: where the estimator is ``mse``, grids before and behind a SiLU on integers are searched together.
     ``splits_scales``: layers whose rows are unlike are written in parts, where weights have one scale.
     ``tolerance``: how much larger than usual an image's values may be before errors on it count less
-    (``squared_error.error_distribution``). ``biases``: of layers by name, those of ``empirical_bias.empirical_biases``, in
-    place of the network's own.
+    (``squared_error.error_distribution``). ``biases``: of layers by name, those of
+    ``empirical_bias.empirical_biases``, in place of the network's own.
     """
 
     model: onnx.ModelProto

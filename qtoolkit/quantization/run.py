@@ -26,7 +26,7 @@ from qtoolkit.data.samples import Samples, SkippedImage
 from qtoolkit.data.sources import open_data_source
 from qtoolkit.errors import UsageError
 from qtoolkit.evaluation.heads import Head, detect_head
-from qtoolkit.graph.equalize import equalized
+from qtoolkit.graph.equalize import can_be_equalized, equalized
 from qtoolkit.graph.layers import Layer, find_layers
 from qtoolkit.graph.load import NetworkInput, load_network, network_input
 from qtoolkit.graph.view import GraphView
@@ -50,8 +50,8 @@ class Run:
     """What every stage of one run works on: the prepared float network, its head, the photos, the folder.
 
     ``model`` is what is quantized: the network of ``model.float.onnx``, of which ``model_sha256`` is the hash, or, with
-    the correction ``equalize``, one that computes the same, with the same layers. ``learning`` are the photos that
-    quantization-aware training learns from, None without it.
+    the correction ``equalize``, one that computes the same, with the same layers. ``corrections``: what is corrected.
+    ``learning`` are the photos that quantization-aware training learns from, None without it.
     """
 
     recipe: Recipe
@@ -60,6 +60,7 @@ class Run:
     model: onnx.ModelProto
     model_sha256: str
     layers: tuple[Layer, ...]
+    corrections: frozenset[Correction]
     head: Head
     samples: Samples
     calibration: CalibrationSet
@@ -133,7 +134,8 @@ def open_run(recipe: Recipe, progress: Progress = lambda stage, done, total: Non
     if plan is None:
         check_metric(recipe.metric)
     model = load_network(recipe.model, input_size_wh=recipe.input_size_wh)
-    to_quantize = equalized(model) if "equalize" in chosen_corrections(recipe, target) else model
+    corrections = chosen_corrections(recipe, target, model)
+    to_quantize = equalized(model) if "equalize" in corrections else model
     layers = find_layers(to_quantize)
     if plan is not None:
         plan.check_layers(layer.name for layer in layers)
@@ -160,18 +162,19 @@ def open_run(recipe: Recipe, progress: Progress = lambda stage, done, total: Non
     path = store.folder / "model.float.onnx"
     write_bytes(path, model.SerializeToString(deterministic=True))
     return Run(
-        recipe, target, wide, to_quantize, sha256_file(path), layers, head, samples, calibration, store, progress,
-        source.name,
+        recipe, target, wide, to_quantize, sha256_file(path), layers, corrections, head, samples, calibration, store,
+        progress, source.name,
         tuple(dict.fromkeys((*samples.skipped, *calibration.skipped, *(learning.skipped if learning else ())))),
         learning, labelled,
     )  # fmt: skip
 
 
-def chosen_corrections(recipe: Recipe, target: Target) -> frozenset[Correction]:
-    """What is corrected: what the recipe names, else what its effort and the target take."""
+def chosen_corrections(recipe: Recipe, target: Target, model: onnx.ModelProto) -> frozenset[Correction]:
+    """What is corrected: what the recipe names, else what its effort and the target take and ``model`` allows."""
     if recipe.corrections is not None:
         return frozenset(recipe.corrections)
-    return default_corrections(recipe.effort, target.corrects_bias)
+    chosen = default_corrections(recipe.effort, target.corrections)
+    return chosen if "equalize" not in chosen or can_be_equalized(model) else chosen - {"equalize"}
 
 
 def _check_backend(target: Target, recipe: Recipe) -> None:

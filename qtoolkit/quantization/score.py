@@ -15,7 +15,6 @@ from qtoolkit.bench.environment import capture_environment
 from qtoolkit.data.calibration_set import CalibrationSet
 from qtoolkit.data.people import People
 from qtoolkit.quantization.assess import accuracy_figures, variant_row
-from qtoolkit.quantization.effort import corrections_of
 from qtoolkit.quantization.latency_notes import latency_notes
 from qtoolkit.quantization.run import Run
 from qtoolkit.recipe import Recipe
@@ -52,7 +51,7 @@ def score_variants(
             calibration_images=len(run.calibration), calibration_sha256=run.calibration.sha256,
         ),
         environment=capture_environment().model_dump(mode="json"),
-        settings=_settings(run.recipe) | {"corrections": sorted(corrections_of(run)) or "none"},
+        settings=_settings(run.recipe) | {"corrections": sorted(run.corrections) or "none"},
         rows=tuple(rows),
         notes=_notes(run, latencies),
     )  # fmt: skip

@@ -14,16 +14,18 @@ from qtoolkit.corrections import CORRECTIONS, Correction
 from qtoolkit.data.calibration_set import calibration_set_of
 from qtoolkit.data.sources import open_data_source
 from qtoolkit.quantization import effort
-from qtoolkit.quantization.effort import corrections_of, quantizer_of, with_plan_biases
+from qtoolkit.quantization.effort import quantizer_of, with_plan_biases
 from qtoolkit.quantization.ptq import Quantizer
-from qtoolkit.quantization.run import Run
+from qtoolkit.quantization.run import Run, chosen_corrections
+from qtoolkit.recipe import Recipe
 
 
 @pytest.fixture
 def made(pose, calibrated):
     def make(effort: str, corrections: tuple[str, ...] | None = None) -> Quantizer:
-        recipe = SimpleNamespace(ranges="mse", effort=effort, corrections=corrections)
-        run = SimpleNamespace(model=pose, target=find_target("ort-cpu"), recipe=recipe)
+        target, recipe = find_target("ort-cpu"), SimpleNamespace(ranges="mse", effort=effort, corrections=corrections)
+        chosen = chosen_corrections(cast(Recipe, cast(Any, recipe)), target, pose)
+        run = SimpleNamespace(model=pose, target=target, recipe=recipe, corrections=chosen)
         return quantizer_of(cast(Run, cast(Any, run)), calibrated(pose), {"x": np.zeros(3)})
 
     return make
@@ -67,9 +69,15 @@ class TestCorrections:
         ("balanced", "tidl", {"silu-pairs", "bias"}),
         ("best", "ort-cpu", {"silu-pairs", "blocks"}),
     ])  # fmt: skip
-    def test_defaults(self, effort, target, expected):
-        run = SimpleNamespace(recipe=SimpleNamespace(effort=effort, corrections=None), target=find_target(target))
-        assert corrections_of(cast(Run, cast(Any, run))) == expected
+    def test_defaults(self, effort, target, expected, relu_pose):
+        recipe = cast(Recipe, cast(Any, SimpleNamespace(effort=effort, corrections=None)))
+        assert chosen_corrections(recipe, find_target(target), relu_pose) == expected
+
+    def test_a_default_that_the_network_does_not_allow_is_left_out(self, pose, relu_pose):
+        recipe = cast(Recipe, cast(Any, SimpleNamespace(effort="fast", corrections=None)))
+        target = find_target("tidl").model_copy(update={"corrections": ("bias", "equalize")})
+        assert chosen_corrections(recipe, target, relu_pose) == {"bias", "equalize"}
+        assert chosen_corrections(recipe, target, pose) == {"bias"}
 
     def test_each_says_what_it_does(self):
         assert set(CORRECTIONS) == set(get_args(Correction))
@@ -87,10 +95,11 @@ class TestBiasEmpirical:
             return photos(2)
 
         store = StageStore(tmp_path)
-        recipe = SimpleNamespace(ranges="mse", effort="balanced", corrections=("bias-empirical",), threads=1)
+        recipe = SimpleNamespace(ranges="mse", effort="balanced", threads=1)
         return SimpleNamespace(
             model=relu_pose, model_sha256="f", target=find_target("tidl"), recipe=recipe, store=store, asked=asked,
-            calibration_feeds=feeds, progress=lambda stage, done, total: None,
+            corrections=frozenset({"bias-empirical"}), calibration_feeds=feeds,
+            progress=lambda stage, done, total: None,
         )  # fmt: skip
 
     def test_it_is_kept_by_plan(self, run, calibrated):
@@ -109,7 +118,7 @@ class TestBiasEmpirical:
         assert len(run.asked) > passes
 
     def test_without_it_the_quantizer_is_as_it_was(self, run, calibrated):
-        run.recipe.corrections = ()
+        run.corrections = frozenset()
         quantizer = quantizer_of(cast(Run, cast(Any, run)), calibrated(run.model, "tidl"), {})
         plan = uniform_plan([layer.name for layer in quantizer.layers], Precision.INT8)
         assert with_plan_biases(cast(Run, cast(Any, run)), quantizer, plan) is quantizer
@@ -133,10 +142,11 @@ class TestBest:
                 with (root / "dataset.yaml").open("a") as stream:
                     stream.write("unlabeled: {images: more}\n")
             source = open_data_source(root)
-            recipe = SimpleNamespace(ranges="mse", effort="best", corrections=None, data=root, unlabeled=None)
+            recipe = SimpleNamespace(ranges="mse", effort="best", data=root, unlabeled=None)
             run = SimpleNamespace(
                 model=pose, target=find_target("ort-cpu"), recipe=recipe, samples=source.evaluation_samples(),
                 calibration=calibration_set_of(source),
+                corrections=frozenset({"silu-pairs", "blocks"}),
             )  # fmt: skip
             return effort._photos(cast(Run, cast(Any, run))), quantizer_of(
                 cast(Run, cast(Any, run)), calibrated(pose), {}
