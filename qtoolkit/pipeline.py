@@ -253,7 +253,7 @@ def finetune_stage(run: Run, quantizer: Quantizer, plans: Mapping[str, Precision
                 replace(corrected, splits_scales=False), plan, run.head, learning, options, folder,
                 lambda done, total: run.progress(f"fine-tuning {name}", done, total),
             )  # fmt: skip
-            network = better_network(run, corrected, plan, network)
+            network = better_network(run, corrected, plan, network, by_labels=recipe.labelled is not None)
             write_bytes(path, network.SerializeToString(deterministic=True))
 
         run.store.run(f"finetune-{variant}", inputs, [path], make)

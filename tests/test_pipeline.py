@@ -537,15 +537,13 @@ class TestFineTuning:
         assert result.scorecard.settings["qat_images"] == 8
 
     @pytest.mark.parametrize("gain", [-0.1, 0.1])
-    def test_what_keeps_less_than_ptq_is_not_handed_out(self, again, finetunings, monkeypatch, gain):
-        """The judge of plans says how much the fine-tuned networks keep; PTQ's keep 0.9."""
+    def test_what_agrees_less_than_ptq_is_not_handed_out(self, again, finetunings, monkeypatch, gain):
+        """The judge is asked for the fine-tuned network first, then for PTQ's, which has 0.9."""
+        figures = [0.9 + gain, 0.9] * 2
 
         class Judge:
-            def kept(self, plan):
-                return 0.9
-
-            def kept_by(self, model):
-                return 0.9 + gain
+            def agreement_of(self, model):
+                return figures.pop(0)
 
         monkeypatch.setattr(
             "qtoolkit.quantization.plan_judge.judge_of", lambda run, quantizer: (Judge(), None, "calib")

@@ -50,7 +50,7 @@ ROWS = {
     "8-bit layers": lambda t: ", ".join(sorted(t.int8_layers)),
     "Q/DQ stand at": places,
     "a 16-bit Concat forces its inputs": lambda t: yes(t.concat_forces_inputs),
-    "biases corrected": lambda t: yes("bias" in t.corrections),
+    "corrected at every effort": lambda t: ", ".join(t.corrections) or "–",
 }
 
 

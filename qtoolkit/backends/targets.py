@@ -119,8 +119,8 @@ _TIDL = Target(
     shape_ops=_SHAPE_OPS,
     integer_only=True,
     unsigned_where_nonnegative=True,
-    # Biases as TIDL's own calibration does by default (accuracy_level 1).
-    corrections=("bias",),
+    # Biases as TIDL's own calibration does by default (accuracy_level 1); with one scale a weight, equal rows are most.
+    corrections=("equalize", "bias"),
     concat_forces_inputs=True,
 )
 

@@ -63,6 +63,10 @@ class PlanJudge:
         """The same of a network that was made otherwise."""
         return (self._figure(self._run_on_photos(model)) or 0.0) / self._whole
 
+    def agreement_of(self, model: onnx.ModelProto) -> float:
+        """AP of ``model`` with the float network's confident people as the truth, labels or not; 0–100."""
+        return self._agreement(self._run_on_photos(model)) or 0.0
+
     def _people(self, plan: PrecisionPlan | None) -> dict[int, People]:
         return self._run_on_photos(self._quantizer.model if plan is None else self._quantizer.quantize(plan).model)
 
@@ -74,6 +78,9 @@ class PlanJudge:
     def _figure(self, people: dict[int, People]) -> float | None:
         if self._truth is not None:
             return coco_keypoint_ap(self._truth, people, self._ids).ap
+        return self._agreement(people)
+
+    def _agreement(self, people: dict[int, People]) -> float | None:
         return agreement({image: self._float[image] for image in self._ids}, people).ap
 
 
@@ -92,17 +99,22 @@ def judge_of(run: Run, quantizer: Quantizer) -> tuple[PlanJudge, Samples, str]:
     return PlanJudge(run, quantizer, photos), photos, part
 
 
-def better_network(run: Run, quantizer: Quantizer, plan: PrecisionPlan, finetuned: onnx.ModelProto) -> onnx.ModelProto:
-    """``finetuned``, or PTQ's network under ``plan`` where that keeps more on the judge's photos.
+def better_network(
+    run: Run, quantizer: Quantizer, plan: PrecisionPlan, learned: onnx.ModelProto, by_labels: bool = False
+) -> onnx.ModelProto:
+    """``learned``, or PTQ's network under ``plan`` where that is the better one on the judge's photos.
 
-    What learned too little, or the wrong thing, is not to be handed out as the better one. Where the photos tell
-    nothing, because the float network finds nobody on them, it is ``finetuned``.
+    What learned too little, or the wrong thing, is not to be handed out as the better one. What was to repeat the float
+    network is judged by how far it does, agreement, which moves less with the draw of photos than AP; ``by_labels``:
+    what learned from labels by AP, where the judge has any. Where the photos tell nothing, because the float network
+    finds nobody on them, it is ``learned``.
     """
     try:
         judge = judge_of(run, quantizer)[0]
     except UsageError:
-        return finetuned
-    return quantizer.quantize(plan).model if judge.kept_by(finetuned) < judge.kept(plan) else finetuned
+        return learned
+    figure, ptq = judge.kept_by if by_labels else judge.agreement_of, quantizer.quantize(plan).model
+    return ptq if figure(learned) < figure(ptq) else learned
 
 
 def _unlabelled(run: Run) -> Samples:

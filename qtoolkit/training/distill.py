@@ -17,6 +17,8 @@ from torch.nn import functional as F  # noqa: N812
 
 from qtoolkit.evaluation.head_layouts import Head
 from qtoolkit.graph.layers import find_layers, last_layers
+from qtoolkit.graph.row_scales import restored_output
+from qtoolkit.graph.view import GraphView
 from qtoolkit.training.onnx_module import OnnxModule
 
 __all__ = ["Distillation", "LossParts", "head_outputs", "score_channels"]
@@ -27,9 +29,10 @@ _SCORE_WEIGHT, _LOGIT_WEIGHT = 10.0, 0.05
 
 
 def head_outputs(model: onnx.ModelProto) -> tuple[str, ...]:
-    """Output tensors of the layers behind which no layer follows, in graph order."""
-    last = set(last_layers(model))
-    return tuple(layer.output for layer in find_layers(model) if layer.name in last)
+    """What the layers make behind which no layer follows, in graph order; where ``graph.equalize`` scaled their rows,
+    the tensors with the scales taken out again, which are those of the float network."""
+    last, view = set(last_layers(model)), GraphView(model)
+    return tuple(restored_output(view, layer.output) for layer in find_layers(model) if layer.name in last)
 
 
 def score_channels(model: onnx.ModelProto, head: Head | None) -> dict[str, Tensor]:

@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from qtoolkit.errors import UsageError
-from qtoolkit.graph.equalize import equalized
+from qtoolkit.graph.equalize import can_be_equalized, equalized
+from qtoolkit.graph.layers import find_layers, last_layers
 from qtoolkit.graph.load import prepare_network
+from qtoolkit.graph.row_scales import restored_output
 from qtoolkit.graph.view import GraphView, node_name
 
 SIZE = 6
@@ -110,7 +112,9 @@ def test_the_network_computes_the_same(run_network, seed, length):
     expected, found = run_network(model, images), run_network(scaled, images)
     for name in expected:
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-3, atol=1e-4 * np.abs(expected[name]).max())
-    assert [node_name(node) for node in scaled.graph.node] == [node_name(node) for node in model.graph.node]
+    names = [node_name(node) for node in scaled.graph.node if not node_name(node).endswith("/rows")]
+    assert names == [node_name(node) for node in model.graph.node]
+    assert last_layers(scaled) == last_layers(model)
 
 
 def test_random_networks_are_scaled_at_all():
@@ -141,11 +145,17 @@ def network(parse_network):
         values = {
             "w": random.normal(size=(4, 3, 1, 1)) * sizes.reshape(-1, 1, 1, 1), "b": sizes,
             "v": random.normal(size=(2, 4, 1, 1)), "u": random.normal(size=(4, 4, 1, 1)),
+            "k": random.normal(size=(4, 4)),
         }  # fmt: skip
         model.graph.initializer.extend(numpy_helper.from_array(v.astype(np.float32), n) for n, v in values.items())
         return onnx.shape_inference.infer_shapes(model)
 
     return make
+
+
+def rows(model: onnx.ModelProto) -> np.ndarray:
+    """Scales of the rows of the last layer y, (2, 1, 1, 1)."""
+    return weight(model, "y/rows/scale").reshape(-1, 1, 1, 1)
 
 
 def ranges(model: onnx.ModelProto) -> tuple[np.ndarray, np.ndarray]:
@@ -166,14 +176,16 @@ def test_the_bias_takes_the_scale_of_its_channel(network):
     factors = weight(model, "b") / weight(scaled, "b")
     assert np.ptp(factors) > 1
     np.testing.assert_allclose(weight(scaled, "w") * factors.reshape(-1, 1, 1, 1), weight(model, "w"), rtol=1e-5)
-    np.testing.assert_allclose(weight(scaled, "v") / factors.reshape(-1, 1, 1), weight(model, "v"), rtol=1e-5)
+    restored = weight(scaled, "v") * rows(scaled) / factors.reshape(-1, 1, 1)
+    np.testing.assert_allclose(restored, weight(model, "v"), rtol=1e-5)
 
 
 def test_a_residual_is_scaled_on_both_sides_of_its_sum_alike(network):
     model = network("r = Relu(t)\np = Conv(r, u)\nq = Add(p, r)\ny = Conv(q, v)")
     scaled = equalized(model)
     factors = weight(model, "b") / weight(scaled, "b")
-    np.testing.assert_allclose(weight(scaled, "v") / factors.reshape(-1, 1, 1), weight(model, "v"), rtol=1e-5)
+    restored = weight(scaled, "v") * rows(scaled) / factors.reshape(-1, 1, 1)
+    np.testing.assert_allclose(restored, weight(model, "v"), rtol=1e-5)
     # The weight between reads and makes channels of the same scales.
     both = weight(model, "u")[..., 0, 0] * factors[None, :] / factors[:, None]
     np.testing.assert_allclose(weight(scaled, "u")[..., 0, 0], both, rtol=1e-5)
@@ -181,12 +193,14 @@ def test_a_residual_is_scaled_on_both_sides_of_its_sum_alike(network):
 
 
 @pytest.mark.parametrize("lines", [
-    "s = Sigmoid(t)\nr = Mul(t, s)\ny = Conv(r, v)",
-    "r = Relu(t)\ns = Sigmoid(r)\nm = Mul(s, s)\nc = Concat<axis = 1>(r, m)\ny = Conv<group = 2>(c, v)",
+    "s = Sigmoid(t)\nr = Mul(t, s)\np = Conv(r, v)\ny = MatMul(p, k)",
+    "r = Relu(t)\nm = Mul(r, r)\nc = Concat<axis = 1>(r, m)\np = Conv<group = 2>(c, v)\ny = MatMul(p, k)",
 ])  # fmt: skip
 def test_a_network_without_such_channels_is_refused(network, lines):
+    model = network(lines)
+    assert not can_be_equalized(model)
     with pytest.raises(UsageError, match=r"no channel .* can be scaled"):
-        equalized(network(lines))
+        equalized(model)
 
 
 def test_a_channel_without_weights_stays(network):
@@ -208,5 +222,33 @@ def test_a_weight_of_two_layers_is_copied_first(network, run_network, image):
 def test_both_default_activations(tiny_pose_model):
     view = GraphView(equalized(prepare_network(tiny_pose_model("relu"))))
     assert view.nodes
-    with pytest.raises(UsageError):
-        equalized(prepare_network(tiny_pose_model("silu")))
+    silu = prepare_network(tiny_pose_model("silu"))
+    changed, last = GraphView(equalized(silu)), set(last_layers(silu))
+    for layer in find_layers(silu):
+        same = np.array_equal(changed.constant(layer.weight), GraphView(silu).constant(layer.weight))
+        # With SiLU nothing can be scaled but the rows of the last layers.
+        assert same == (layer.name not in last or layer.output_shape[1] == 1)
+
+
+def test_rows_of_a_last_layer_become_as_large_as_the_largest(network, run_network, image):
+    model = network("s = Sigmoid(t)\nr = Mul(t, s)\ny = Conv(r, v, c)")
+    values = {"v": weight(model, "v") * np.array([[[[1.0]]], [[[0.01]]]]), "c": np.array([1.0, 2.0])}
+    for name, value in values.items():
+        for each in [each for each in model.graph.initializer if each.name == name]:
+            model.graph.initializer.remove(each)
+        model.graph.initializer.append(numpy_helper.from_array(value.astype(np.float32), name))
+    scaled = equalized(model)
+    np.testing.assert_allclose(*np.abs(weight(scaled, "v")).max(axis=(1, 2, 3)), rtol=0.03)
+    assert rows(scaled).ravel()[1] < 0.1 < rows(scaled).ravel()[0]
+    found, expected = (run_network(each, {"images": image(4)}) for each in (scaled, model))
+    np.testing.assert_allclose(found["y"], expected["y"], rtol=1e-4, atol=1e-5)
+    view = GraphView(scaled)
+    assert [restored_output(view, layer.output) for layer in find_layers(scaled)] == ["t", "y"]
+
+
+def test_a_row_without_weights_worth_mentioning_does_not_drive_its_bias(network):
+    model = network("s = Sigmoid(t)\nr = Mul(t, s)\ny = Conv(r, v)")
+    small = weight(model, "v") * np.array([[[[1.0]]], [[[1e-9]]]])
+    model.graph.initializer.remove(next(each for each in model.graph.initializer if each.name == "v"))
+    model.graph.initializer.append(numpy_helper.from_array(small.astype(np.float32), "v"))
+    assert rows(equalized(model)).min() == 2.0**-10

@@ -6,6 +6,7 @@ from typing import Any, cast, get_args
 
 import numpy as np
 import pytest
+from onnx import parser
 
 from qtoolkit.artifacts.plan import Precision, PrecisionPlan, uniform_plan
 from qtoolkit.artifacts.stages import StageStore
@@ -66,18 +67,22 @@ class TestCorrections:
     @pytest.mark.parametrize(("effort", "target", "expected"), [
         ("fast", "ort-cpu", set()),
         ("balanced", "ort-cpu", {"silu-pairs"}),
-        ("balanced", "tidl", {"silu-pairs", "bias"}),
+        ("balanced", "tidl", {"silu-pairs", "equalize", "bias"}),
         ("best", "ort-cpu", {"silu-pairs", "blocks"}),
     ])  # fmt: skip
     def test_defaults(self, effort, target, expected, relu_pose):
         recipe = cast(Recipe, cast(Any, SimpleNamespace(effort=effort, corrections=None)))
         assert chosen_corrections(recipe, find_target(target), relu_pose) == expected
 
-    def test_a_default_that_the_network_does_not_allow_is_left_out(self, pose, relu_pose):
+    def test_a_default_that_the_network_does_not_allow_is_left_out(self, relu_pose):
+        other = parser.parse_model(
+            '<ir_version: 8, opset_import: ["" : 13]>\n'
+            "net (float[1,2] x) => (float[1,2] y) <float[2,2] k = {1,2,3,4}> { y = MatMul(x, k) }"
+        )
         recipe = cast(Recipe, cast(Any, SimpleNamespace(effort="fast", corrections=None)))
-        target = find_target("tidl").model_copy(update={"corrections": ("bias", "equalize")})
+        target = find_target("tidl")
         assert chosen_corrections(recipe, target, relu_pose) == {"bias", "equalize"}
-        assert chosen_corrections(recipe, target, pose) == {"bias"}
+        assert chosen_corrections(recipe, target, other) == {"bias"}
 
     def test_each_says_what_it_does(self):
         assert set(CORRECTIONS) == set(get_args(Correction))

@@ -10,7 +10,7 @@ from qtoolkit.evaluation.agreement import agreement
 from qtoolkit.evaluation.coco_ap import coco_keypoint_ap
 from qtoolkit.graph.default_network import default_network
 from qtoolkit.pipeline import calibrate_stage, evaluate_stage, open_run
-from qtoolkit.quantization.plan_judge import PlanJudge
+from qtoolkit.quantization.plan_judge import PlanJudge, better_network
 from qtoolkit.recipe import Recipe
 
 
@@ -76,3 +76,19 @@ def test_nobody_found(made, monkeypatch):
     with pytest.raises(UsageError, match="plans cannot be compared on these photos") as caught:
         PlanJudge(run, quantizer, run.samples)
     assert caught.value.found == "none on 8 photos"
+
+
+def test_networks_that_repeat_float_are_compared_by_agreement_whatever_the_labels(made, monkeypatch):
+    run, quantizer = made
+    int8 = run.uniform_plan(Precision.INT8)
+    ptq = quantizer.quantize(int8).model
+    with_labels, without = (PlanJudge(run, quantizer, p) for p in (run.samples, Samples(run.samples.samples, (), None)))
+    assert with_labels.agreement_of(ptq) == pytest.approx(without.agreement_of(ptq))
+    assert with_labels.agreement_of(quantizer.model) == pytest.approx(100.0)
+    monkeypatch.setattr("qtoolkit.quantization.plan_judge.judge_of", lambda run, quantizer: (with_labels, None, ""))
+    assert better_network(run, quantizer, int8, quantizer.model) is quantizer.model
+    # A network that agrees less than PTQ's stays out, though its AP may happen to be higher.
+    monkeypatch.setattr(PlanJudge, "kept_by", lambda self, model: 2.0 - (model is not quantizer.model))
+    monkeypatch.setattr(PlanJudge, "agreement_of", lambda self, model: 99.0 - (model is quantizer.model))
+    assert better_network(run, quantizer, int8, quantizer.model) == ptq
+    assert better_network(run, quantizer, int8, quantizer.model, by_labels=True) is quantizer.model

@@ -121,8 +121,8 @@ def test_settings_are_every_option_but_paths(opened, plans, people):
 
 
 def test_no_correction_is_said_so(opened, plans, people):
-    recipe = opened.recipe.model_copy(update={"corrections": ()})
-    assert score_variants(replace(opened, recipe=recipe), plans, people, {}).settings["corrections"] == "none"
+    uncorrected = replace(opened, corrections=frozenset())
+    assert score_variants(uncorrected, plans, people, {}).settings["corrections"] == "none"
 
 
 def test_latency_goes_to_its_row_and_brings_the_note_on_16_bit(opened, plans, people):
