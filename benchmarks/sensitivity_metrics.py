@@ -1,7 +1,7 @@
 """All sensitivity metrics on the same labelled photos: how far they agree, what they cost, what they lead to.
 
 usage: python benchmarks/sensitivity_metrics.py MODEL DATA [--photos N] [--images N] [--mixed 0.3] [--halves]
-                                                [--target T] [--out DIR]
+                                                [--target T] [--corrections [NAME ...]] [--out DIR]
 
 One row a metric: Spearman's rank correlation with ``ap`` (COCO AP lost by each layer quantized alone) and with ``oks``,
 seconds and processor seconds with their ratio to those of ``ap``, and the AP on the evaluation photos of the mixed
@@ -91,6 +91,7 @@ def main() -> None:
     parser.add_argument("--mixed", type=float, default=0.3)
     parser.add_argument("--halves", action="store_true")
     parser.add_argument("--target", default="ort-cpu")
+    parser.add_argument("--corrections", nargs="*", help="by name; without any: none; as `qtool quantize` by default")
     parser.add_argument("--calibration-images", type=int, help="photos to calibrate on; as `qtool quantize` by default")
     parser.add_argument("--out", type=Path, default=Path("runs/sensitivity_metrics"))
     options = parser.parse_args()
@@ -98,6 +99,7 @@ def main() -> None:
         model=options.model, data=options.data, out=options.out, metric="ap", mixed=options.mixed,
         images=options.images, sensitivity_images=options.photos, runs=0,
         target=options.target, calibration_images=options.calibration_images,
+        corrections=None if options.corrections is None else tuple(options.corrections),
     )  # fmt: skip
     run = open_run(recipe)
     quantizer = calibrate_stage(run)

@@ -219,7 +219,7 @@ _RECIPE_OPTIONS: tuple[Decorator[Any], ...] = (
         type=NameList(CORRECTIONS),
         metavar="NAMES",
         help=f"Corrections by name, with commas, or none: {', '.join(CORRECTIONS)} (docs/EFFORT.md).  "
-        "[default: those of the effort]",
+        "[default: those of effort and target]",
     ),
     head_option,
     input_size_option,

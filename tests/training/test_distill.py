@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from qtoolkit.evaluation.heads import detect_head
+from qtoolkit.graph.equalize import equalized
 from qtoolkit.graph.load import prepare_network
 from qtoolkit.graph.shapes import network_input
 from qtoolkit.graph.view import GraphView
 from qtoolkit.training.distill import Distillation, head_outputs, score_channels
+from qtoolkit.training.onnx_module import OnnxModule
 
 
 def _maps(seed):
@@ -109,3 +112,18 @@ def test_the_gradient_is_finite_at_the_teacher_and_bounded_far_from_it():
         sizes.append(float(torch.autograd.grad(total, student["box"])[0].abs().max()))
     assert sizes[0] == pytest.approx(0)
     assert sizes[1] == pytest.approx(sizes[2], rel=1e-3)
+
+
+def test_outputs_of_an_equalized_network_are_those_of_the_float_one(tiny_pose_model):
+    model = prepare_network(tiny_pose_model("relu"))
+    scaled, names = equalized(model), head_outputs(model)
+    assert head_outputs(scaled) == names
+    image = network_input(model)
+    feeds = {image.name: np.random.default_rng(0).random((1, 3, *image.input_size_wh[::-1]), dtype=np.float32)}
+    found, expected = (
+        OnnxModule(each, outputs=names)({name: torch.from_numpy(value) for name, value in feeds.items()})
+        for each in (scaled, model)
+    )
+    for name in names:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=1e-3)
+    assert any(node.name.endswith("/rows") for node in scaled.graph.node)
