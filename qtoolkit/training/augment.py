@@ -159,7 +159,8 @@ def _draw(canvas: NDArray[np.uint8], tile: NDArray[np.uint8], placement: Placeme
     columns, drawn_x = _whole_pixels(scale_x, x, int(left), int(right), w)
     rows, drawn_y = _whole_pixels(scale_y, y, int(top), int(bottom), h)
     drawn = cv2.resize(tile[rows, columns], (int(right - left), int(bottom - top)), interpolation=cv2.INTER_LINEAR)
-    canvas[top:bottom, left:right] = drawn[:, ::-1] if scale_x < 0 else drawn
+    # numpy copies pixels of three bytes backwards one by one, which takes 20 times as long.
+    canvas[top:bottom, left:right] = cv2.flip(drawn, 1) if scale_x < 0 else drawn
     return Placement((drawn_x[0], drawn_y[0]), (drawn_x[1], drawn_y[1]))
 
 
