@@ -67,7 +67,7 @@ def ap_of(run: Run, variant: str) -> float:
 def mixed_ap(run: Run, quantizer: Quantizer, ranking: Sensitivity) -> tuple[float, int]:
     """AP of the mixed network that a ranking leads to, and its number of 16-bit layers."""
     mine = replace(run, store=StageStore(prepare_out_dir(run.out / ranking.metric)))
-    plan = select_stage(mine, ranking)
+    plan = select_stage(mine, quantizer, ranking)
     quantize_stage(mine, quantizer, plan)
     return ap_of(mine, "mixed"), 0 if plan is None else len(plan.layers_16bit)
 
