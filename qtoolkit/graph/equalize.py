@@ -18,17 +18,15 @@ that the next convolution is padded with, so it is exact for none with a kernel 
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
-
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
 
 from qtoolkit.errors import UsageError
 from qtoolkit.graph.channel_groups import PINNED, channel_groups, scalable_layers
 from qtoolkit.graph.constants import store_constant_
-from qtoolkit.graph.row_scales import insert_row_scales_
+from qtoolkit.graph.layers import last_layers
+from qtoolkit.graph.row_scales import insert_row_scales_, rows_of
 from qtoolkit.graph.view import GraphView, attribute, node_name
 
 __all__ = ["can_be_equalized", "equalized"]
@@ -62,10 +60,8 @@ def equalized(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    rows = insert_row_scales_(copy)
-    view = GraphView(copy)
-    layers, groups = scalable_layers(view), channel_groups(view)
-    scales = _scales(view, layers, groups, rows)
+    channels = _Channels(copy)
+    scales = channels.scales()
     if scales is None:
         raise UsageError(
             "no channel of this network can be scaled, so equalize would change nothing",
@@ -73,22 +69,63 @@ def equalized(model: onnx.ModelProto) -> onnx.ModelProto:
             found="other functions, such as SiLU, behind every convolution",
             do="leave equalize out of --corrections; `qtool retrain` puts ReLU in place of SiLU",
         )
-    for node in layers:
-        made, name = scales[groups[node.output[0]]], rows.get(node_name(node))
-        _scale_(view, node, made, scales[groups[node.input[0]]])
-        factors = view.initializer(name) if name is not None else None
-        if factors is not None:
-            factors.CopyFrom(numpy_helper.from_array(made.reshape(1, -1, 1, 1).astype(np.float32), name))
+    for node in channels.layers:
+        _scale_(channels.view, node, scales[channels.made(node)], scales[channels.groups[node.input[0]]])
+    insert_row_scales_(copy, {layer: scales[ids] for layer, ids in channels.rows.items()})
     return copy
 
 
 def can_be_equalized(model: onnx.ModelProto) -> bool:
     """Whether ``equalized`` would find a channel of ``model`` to scale."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    rows = insert_row_scales_(copy)
-    view = GraphView(copy)
-    return _scales(view, scalable_layers(view), channel_groups(view), rows, sweeps=1) is not None
+    return _Channels(model).scales(sweeps=1) is not None
+
+
+class _Channels:
+    """The convolutions of a network that can be scaled, and the group of each channel that they read and make.
+
+    ``groups``: ``channel_groups``. ``rows``: layer → groups of its own, (Cout,), for what a last layer makes, since its
+    scales are taken out again right behind it.
+    """
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.view, last = GraphView(model), set(last_layers(model))
+        self.layers, self.groups = scalable_layers(self.view), channel_groups(self.view)
+        self.count = 1 + max((int(ids.max()) for ids in self.groups.values()), default=PINNED)
+        self.rows: dict[str, IdArray] = {}
+        for node in self.layers:
+            channels = rows_of(self.view, node) if node_name(node) in last else 0
+            if channels:
+                self.rows[node_name(node)] = np.arange(self.count, self.count + channels)
+                self.count += channels
+
+    def made(self, node: onnx.NodeProto) -> IdArray:
+        """The groups of the channels that a layer makes, (Cout,)."""
+        return self.rows.get(node_name(node), self.groups[node.output[0]])
+
+    def scales(self, sweeps: int = _SWEEPS) -> FloatArray | None:
+        """The scale of each group, 1 for those that stay; None where all of them must."""
+        layers = [_Magnitudes(self.view, node, self.made(node), self.groups[node.input[0]]) for node in self.layers]
+        logs = np.zeros(self.count)
+        for _ in range(sweeps):
+            made, read = np.zeros(self.count), np.zeros(self.count)
+            for layer in layers:
+                layer.gather_(np.exp2(logs), made, read)
+            for ids in self.rows.values():
+                # As if each were read by a weight as large as the largest of all rows.
+                read[ids] = made[ids].max()
+            free = (made > 0) & (read > 0)
+            free[PINNED] = False
+            if not free.any():
+                return None
+            # Both ends of a weight move at once: each goes half of the way, lest they pass each other.
+            step = np.log2(made[free] / read[free]) / 4
+            logs[free] += step
+            if float(np.abs(step).max()) < _CLOSE_ENOUGH:
+                break
+        logs = np.clip(logs, -_LARGEST_LOG2, _LARGEST_LOG2)
+        for ids in self.rows.values():
+            logs[ids] = np.maximum(logs[ids], -_LARGEST_ROW_LOG2)
+        return np.asarray(np.exp2(logs))
 
 
 class _Magnitudes:
@@ -97,58 +134,17 @@ class _Magnitudes:
     ``values`` (G, Cout/G, Cin/G), ``made`` (G, Cout/G) and ``read`` (G, Cin/G), G the groups of the convolution.
     """
 
-    def __init__(self, view: GraphView, node: onnx.NodeProto, groups: Mapping[str, IdArray]) -> None:
+    def __init__(self, view: GraphView, node: onnx.NodeProto, made: IdArray, read: IdArray) -> None:
         weight = np.abs(np.asarray(view.constant(node.input[1]), np.float64))
         parts = int(attribute(node, "group", 1))
         self.values = weight.reshape(parts, weight.shape[0] // parts, weight.shape[1], -1).max(axis=3)
-        self.made = groups[node.output[0]].reshape(parts, -1)
-        self.read = groups[node.input[0]].reshape(parts, -1)
+        self.made, self.read = made.reshape(parts, -1), read.reshape(parts, -1)
 
     def gather_(self, scales: FloatArray, made: FloatArray, read: FloatArray) -> None:
         """Raise ``made`` and ``read`` of each group to the largest weight on that side, as ``scales`` have it now."""
         values = self.values * scales[self.read][:, None, :] / scales[self.made][:, :, None]
         np.maximum.at(made, self.made, values.max(axis=2))
         np.maximum.at(read, self.read, values.max(axis=1))
-
-
-def _scales(
-    view: GraphView,
-    nodes: Sequence[onnx.NodeProto],
-    groups: dict[str, IdArray],
-    rows: Container[str],
-    sweeps: int = _SWEEPS,
-) -> FloatArray | None:
-    """The scale of each group, 1 for those that stay; None where all of them must.
-
-    The channels that the layers ``rows`` make get groups of their own in ``groups``.
-    """
-    count = 1 + max((int(ids.max()) for ids in groups.values()), default=PINNED)
-    ends = []
-    for node in nodes:
-        if node_name(node) in rows:
-            ends.append(np.arange(count, count + groups[node.output[0]].size))
-            groups[node.output[0]], count = ends[-1], count + ends[-1].size
-    layers, logs = [_Magnitudes(view, node, groups) for node in nodes], np.zeros(count)
-    for _ in range(sweeps):
-        made, read = np.zeros(count), np.zeros(count)
-        for layer in layers:
-            layer.gather_(np.exp2(logs), made, read)
-        for ids in ends:
-            # As if each were read by a weight as large as the largest of all rows.
-            read[ids] = made[ids].max()
-        free = (made > 0) & (read > 0)
-        free[PINNED] = False
-        if not free.any():
-            return None
-        # Both ends of a weight move at once: each goes half of the way, lest they pass each other.
-        step = np.log2(made[free] / read[free]) / 4
-        logs[free] += step
-        if float(np.abs(step).max()) < _CLOSE_ENOUGH:
-            break
-    logs = np.clip(logs, -_LARGEST_LOG2, _LARGEST_LOG2)
-    for ids in ends:
-        logs[ids] = np.maximum(logs[ids], -_LARGEST_ROW_LOG2)
-    return np.asarray(np.exp2(logs))
 
 
 def _scale_(view: GraphView, node: onnx.NodeProto, made: FloatArray, read: FloatArray) -> None:

@@ -5,43 +5,49 @@ What follows the last layers is arithmetic in float, the decode tail; there the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from qtoolkit.graph.layers import last_layers
 from qtoolkit.graph.tidy import rewrite_graph_
 from qtoolkit.graph.view import GraphView, node_name
 
-__all__ = ["insert_row_scales_", "restored_output"]
+__all__ = ["insert_row_scales_", "restored_output", "rows_of"]
 
 _SUFFIX = "/rows"
 
 
-def insert_row_scales_(model: onnx.ModelProto) -> dict[str, str]:
-    """Put a Mul by ones, float32 ``(1, C, 1, 1)``, behind each last convolution of ``model``; in place.
+def rows_of(view: GraphView, node: onnx.NodeProto) -> int:
+    """How many rows of a last convolution can be scaled: its output channels, 0 where it has one row only, is not over
+    an image or does not make float32."""
+    shape = view.shape(node.output[0]) or ()
+    fits = len(shape) == 4 and shape[1] > 1 and view.elem_type(node.output[0]) == onnx.TensorProto.FLOAT
+    return shape[1] if fits else 0
 
-    The Mul makes the tensor that the convolution made, so nothing else of the graph changes. Returns layer → the
-    initializer that its Mul reads. Left out are convolutions of one row, those that are not over an image, and those
-    whose output is not float32.
+
+def insert_row_scales_(model: onnx.ModelProto, scales: Mapping[str, NDArray[np.float64]]) -> None:
+    """Put a Mul by ``scales`` (layer → (C,)) behind each of these last convolutions; in place.
+
+    The Mul makes the tensor that the convolution made, so nothing else of the graph changes.
     """
-    view, last = GraphView(model), set(last_layers(model))
-    nodes, constants, added = [], dict[str, str](), []
+    view = GraphView(model)
+    nodes, added = [], []
     for node in view.nodes:
         nodes.append(node)
         layer, output = node_name(node), node.output[0]
-        shape = view.shape(output) if node.op_type == "Conv" and layer in last else None
-        if shape is None or len(shape) != 4 or shape[1] == 1 or view.elem_type(output) != onnx.TensorProto.FLOAT:
+        if layer not in scales:
             continue
-        constants[layer] = f"{layer}{_SUFFIX}/scale"
-        # The name of a node without one would change with its output.
-        node.name, node.output[0] = layer, f"{output}{_SUFFIX}"
-        added.append(numpy_helper.from_array(np.ones((1, shape[1], 1, 1), np.float32), constants[layer]))
-        nodes.append(helper.make_node("Mul", [node.output[0], constants[layer]], [output], f"{layer}{_SUFFIX}"))
-        made = helper.make_tensor_value_info(node.output[0], onnx.TensorProto.FLOAT, list(shape))
+        made = helper.make_tensor_value_info(f"{output}{_SUFFIX}", onnx.TensorProto.FLOAT, view.shape(output))
         model.graph.value_info.append(made)
+        # The name of a node without one would change with its output.
+        node.name, node.output[0] = layer, made.name
+        factors = scales[layer].reshape(1, -1, 1, 1).astype(np.float32)
+        added.append(numpy_helper.from_array(factors, f"{layer}{_SUFFIX}/scale"))
+        nodes.append(helper.make_node("Mul", [made.name, added[-1].name], [output], f"{layer}{_SUFFIX}"))
     rewrite_graph_(model, nodes, added)
-    return constants
 
 
 def restored_output(view: GraphView, tensor: str) -> str:
