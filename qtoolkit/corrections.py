@@ -15,7 +15,7 @@ Correction = Literal[
 Effort = Literal["fast", "balanced", "best"]
 
 CORRECTIONS: dict[Correction, str] = {
-    "equalize": "channels between convolutions are scaled so that weights on both sides are alike, through ReLU",
+    "equalize": "channels are scaled so that weights on both sides are alike, through ReLU; rows of last layers too",
     "silu-pairs": "the two ranges around a SiLU on integers are searched together",
     "output-ranges": "8-bit ranges are searched by the error they cause at the network's outputs",
     "split-scales": "layers whose rows are unlike are written in parts, each with a scale of its own (tidl)",
