@@ -215,7 +215,7 @@ def quantize_stage(run: Run, quantizer: Quantizer, mixed: PrecisionPlan | None) 
         ]
 
         def make(variant: str = variant, path: Path = path, plan: PrecisionPlan = plan) -> None:
-            network = quantized_network(run, quantizer, variant, plan)
+            network = quantizer.handed_out(quantized_network(run, quantizer, variant, plan))
             write_bytes(path, network.SerializeToString(deterministic=True))
 
         run.store.run(f"quantize-{variant}", inputs, [path], make)
@@ -254,7 +254,7 @@ def finetune_stage(run: Run, quantizer: Quantizer, plans: Mapping[str, Precision
                 lambda done, total: run.progress(f"fine-tuning {name}", done, total),
             )  # fmt: skip
             network = better_network(run, corrected, plan, network, by_labels=recipe.labelled is not None)
-            write_bytes(path, network.SerializeToString(deterministic=True))
+            write_bytes(path, quantizer.handed_out(network).SerializeToString(deterministic=True))
 
         run.store.run(f"finetune-{variant}", inputs, [path], make)
         finetuned[name] = plan

@@ -33,6 +33,9 @@ class Target(BaseModel):
       one of ``fused_activations`` where such an operator follows, because the runtime fuses the two.
     - ``int8_ops``: operators with 8-bit kernels that read and write tensors of different scales; ``shape_ops``:
       operators that pass 8-bit values on, so that input and output share their quantization parameters.
+    - ``float_last_inputs``: an 8-bit last layer reads its input in float, its weights alone are on a grid: no Q stands
+      behind it, so the runtime computes it in float whatever it reads.
+    - ``slow_softmax``: a Softmax over an inner axis of the decode tail is written out (``graph/softmax.py``).
     - ``quantize_residual_adds``: both inputs of a residual Add carry Q/DQ, though the Add itself is no layer.
     - ``integer_only``: no tensor in front of the decode tail is float: those between 16-bit layers lie on a 16-bit
       grid, and the width of a tensor is that of its readers (rules in ``graph/integer_flow.py``).
@@ -62,6 +65,8 @@ class Target(BaseModel):
     fused_activations: frozenset[str] = frozenset()
     int8_ops: frozenset[str] = frozenset()
     shape_ops: frozenset[str] = frozenset()
+    float_last_inputs: bool = False
+    slow_softmax: bool = False
     quantize_residual_adds: bool = False
     integer_only: bool = False
     unsigned_where_nonnegative: bool = False

@@ -35,6 +35,8 @@ _ORT_CPU = Target(
     fused_activations=frozenset({"Relu", "Clip"}),
     int8_ops=frozenset({"Add", "Mul", "Sigmoid", "LeakyRelu", "Concat", "AveragePool", "GlobalAveragePool"}),
     shape_ops=_SHAPE_OPS,
+    float_last_inputs=True,
+    slow_softmax=True,
     wide_is_slower_note=(
         "ONNX Runtime has no 16-bit convolution on x86: fp16 layers cost float time there, int16 layers more"
     ),

@@ -2,7 +2,8 @@
 
 Rules, in the order in which they are applied (the decode tail, everything behind the last layers, is never touched):
 
-1. The input of an integer layer is quantized, at the layer's own bit width.
+1. The input of an integer layer is quantized, at the layer's own bit width; not that of an 8-bit last layer where the
+   target computes those in float whatever they read, unless rule 4 says so.
 2. Where the target quantizes layer outputs, a Q stands behind each 8-bit layer that is not a last one: behind the fused
    activation function where the target fuses it and nobody else reads the tensor before it, else right behind the
    layer.
@@ -55,6 +56,18 @@ class Placement:
     tensors: Mapping[tuple[str, int], QuantizedTensor]
     layers: Mapping[str, Precision]
 
+    def layers_reading_float(self, structure: Structure) -> frozenset[str]:
+        """The integer layers whose input is on no grid: only their weights are."""
+        return frozenset(
+            name
+            for name in self.layers
+            if not any(self._reads(name, structure.layers[name].input, bits) for bits in (8, 16))
+        )
+
+    def _reads(self, layer: str, tensor: str, bits: int) -> bool:
+        pair = self.tensors.get((tensor, bits))
+        return pair is not None and (pair.readers is None or layer in pair.readers)
+
 
 @dataclass
 class _Flow:
@@ -73,6 +86,13 @@ class _Flow:
 
     def is_int8_layer(self, index: int) -> bool:
         return self.precisions.get(node_name(self.view.nodes[index])) is Precision.INT8
+
+    def reads_float(self, name: str) -> bool:
+        """Whether an integer layer is content with an input that is not quantized."""
+        return self.target.float_last_inputs and name in self.last and self.precisions[name] is Precision.INT8
+
+    def reads_8bit(self, index: int) -> bool:
+        return self.is_int8_layer(index) and not self.reads_float(node_name(self.view.nodes[index]))
 
 
 def place_qdq(
@@ -133,7 +153,7 @@ def _want_8bit(flow: _Flow) -> None:
     """Backwards: a tensor is wanted in 8 bit by an 8-bit layer, or by a capable operator whose own output is."""
     for index in range(len(flow.view.nodes) - 1, -1, -1):
         node = flow.view.nodes[index]
-        if flow.is_int8_layer(index):
+        if flow.reads_8bit(index):
             flow.wanted.add(flow.layers[node_name(node)].input)
         elif index in flow.capable and any(output in flow.wanted for output in node.output):
             flow.wanted.update(_data_inputs(flow.view, node))
@@ -175,7 +195,7 @@ def _layer_inputs(flow: _Flow) -> dict[tuple[str, int], set[str] | None]:
     for name, precision in flow.precisions.items():
         tensor = flow.layers[name].input
         # What has left 8-bit arithmetic already has its Q/DQ; a second, finer one would change nothing.
-        if tensor not in flow.made_8bit:
+        if tensor not in flow.made_8bit and not flow.reads_float(name):
             _add(pairs, tensor, precision.activation_bits, {name})
     return pairs
 
@@ -192,7 +212,7 @@ def _operator_tensors(flow: _Flow) -> list[str]:
 
 def _int8_readers(flow: _Flow, tensor: str) -> set[str]:
     indices = flow.view.consumer_indices(tensor)
-    return {node_name(flow.view.nodes[i]) for i in indices if i in flow.int8_nodes or flow.is_int8_layer(i)}
+    return {node_name(flow.view.nodes[i]) for i in indices if i in flow.int8_nodes or flow.reads_8bit(i)}
 
 
 def _residual_adds(flow: _Flow, pairs: dict[tuple[str, int], set[str] | None]) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from qtoolkit.artifacts.files import sha256_file
 from qtoolkit.artifacts.plan import PrecisionPlan
 from qtoolkit.artifacts.scorecard import LatencyFigures, ScorecardRow
-from qtoolkit.bench.cost import plan_bops
+from qtoolkit.bench.cost import FLOAT_BITS, plan_bops
 from qtoolkit.bench.latency_result import LatencyResult
 from qtoolkit.data.people import People
 from qtoolkit.data.samples import Samples
@@ -29,8 +29,12 @@ def variant_row(
     gmacs: float,
     accuracy: Mapping[str, Any],
     latency: LatencyFigures | None,
+    reading_float: Collection[str] = (),
 ) -> ScorecardRow:
-    """One row: ``plan`` gives the precisions, ``accuracy`` the fields that ``accuracy_figures`` made."""
+    """One row: ``plan`` gives the precisions, ``accuracy`` the fields that ``accuracy_figures`` made.
+
+    ``reading_float``: integer layers whose weights alone are on a grid; their activations count as float.
+    """
     wide = set(plan.layers_16bit)
     total = sum(layer.macs for layer in layers) or 1
     bits = {name: (precision.weight_bits, precision.activation_bits) for name, precision in plan.layers.items()}
@@ -45,7 +49,7 @@ def variant_row(
         layers_total=len(layers),
         macs_16bit_share=sum(layer.macs for layer in layers if layer.name in wide) / total,
         gmacs=gmacs,
-        bops_g=plan_bops(layers, bits),
+        bops_g=plan_bops(layers, bits | {name: (bits[name][0], FLOAT_BITS[1]) for name in reading_float}),
         size_mb=path.stat().st_size / 1e6,
         latency=latency,
         **accuracy,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from qtoolkit.bench.cost import network_cost
 from qtoolkit.bench.environment import capture_environment
 from qtoolkit.data.calibration_set import CalibrationSet
 from qtoolkit.data.people import People
+from qtoolkit.graph.layers import Structure
+from qtoolkit.graph.placement import place_qdq
 from qtoolkit.quantization.assess import accuracy_figures, variant_row
 from qtoolkit.quantization.latency_notes import latency_notes
 from qtoolkit.quantization.run import Run
@@ -33,11 +35,15 @@ def score_variants(
     """The scorecard: one row per variant, and the conditions all of them hold under."""
     cost = network_cost(run.model)
     runtime = run.target.backend if run.runs_here else "ort-cpu (simulating the target)"
-    rows = []
+    rows, structure, floating = [], Structure.of(run.model), set[str]()
     for done, (variant, plan) in enumerate(plans.items(), start=1):
         accuracy = accuracy_figures(people[variant], people["float"], run.samples, runtime)
         path = run.network(variant)
-        rows.append(variant_row(variant, path, plan, run.layers, cost.gmacs, accuracy, latencies.get(variant)))
+        reading_float = place_qdq(run.model, plan.layers, run.target, structure).layers_reading_float(structure)
+        floating |= reading_float
+        rows.append(
+            variant_row(variant, path, plan, run.layers, cost.gmacs, accuracy, latencies.get(variant), reading_float)
+        )
         run.progress("scoring", done, len(plans))
     return Scorecard(
         qtoolkit=qtoolkit.__version__,
@@ -53,7 +59,7 @@ def score_variants(
         environment=capture_environment().model_dump(mode="json"),
         settings=_settings(run.recipe) | {"corrections": sorted(run.corrections) or "none"},
         rows=tuple(rows),
-        notes=_notes(run, latencies),
+        notes=_notes(run, latencies, floating),
     )  # fmt: skip
 
 
@@ -68,10 +74,15 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
     return settings | {"plan": recipe.plan.name if recipe.plan else None}
 
 
-def _notes(run: Run, latencies: Mapping[str, LatencyFigures]) -> tuple[str, ...]:
+def _notes(run: Run, latencies: Mapping[str, LatencyFigures], reading_float: Collection[str]) -> tuple[str, ...]:
     notes = [
         "Outputs of the last layers and everything behind them (the decode arithmetic) are in float in every network."
     ]
+    if reading_float:
+        notes.append(
+            f"{len(reading_float)} last layers have 8-bit weights and read float: {run.target.name} computes them in "
+            "float in any case."
+        )
     if run.target.wide_is_slower_note and latencies:
         notes.append(run.target.wide_is_slower_note + ".")
     notes += latency_notes(latencies)

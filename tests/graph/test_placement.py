@@ -4,12 +4,14 @@ import pytest
 
 from qtoolkit.artifacts.plan import Precision
 from qtoolkit.backends.targets import find_target
-from qtoolkit.graph.layers import decode_tail, find_layers, last_layers
+from qtoolkit.graph.layers import Structure, decode_tail, find_layers, last_layers
 from qtoolkit.graph.load import prepare_network
 from qtoolkit.graph.placement import place_qdq
 from qtoolkit.graph.view import GraphView, node_name
 
 ORT_CPU, TENSORRT = find_target("ort-cpu"), find_target("tensorrt")
+# For networks so small that every layer is a last one or reads what one makes.
+EVEN_LAST = ORT_CPU.model_copy(update={"float_last_inputs": False})
 FP32, FP16, INT16, INT8 = Precision.FP32, Precision.FP16, Precision.INT16, Precision.INT8
 
 # What the tiny pose network has between its layers besides activation functions.
@@ -48,9 +50,14 @@ def test_ort_cpu_quantizes_every_tensor_between_the_image_and_the_last_layers(si
     expected = {"images"} | OPERATOR_TENSORS
     for layer in inner_layers(silu):
         expected |= {layer.output, f"{layer.name}.sigmoid", f"{layer.name}.act"}
+    assert {tensor for tensor, _ in place_qdq(silu, all_at(silu, INT8), EVEN_LAST).tensors} == expected
+    # What last layers alone read is float, and so is the SiLU in front of them.
+    for name in (layer.input.removesuffix(".act") for layer in find_layers(silu) if layer.name in last_layers(silu)):
+        expected -= {f"{name}.sigmoid", f"{name}.act"}
     assert {tensor for tensor, _ in placement.tensors} == expected
     assert {bits for _, bits in placement.tensors} == {8}
     assert placement.layers == all_at(silu, INT8)
+    assert placement.layers_reading_float(Structure.of(silu)) == set(last_layers(silu))
 
 
 def test_ort_cpu_leaves_the_last_layers_outputs_and_the_decode_tail_alone(silu):
@@ -66,6 +73,33 @@ def test_a_value_out_of_8_bit_arithmetic_is_read_so_by_everybody(silu):
     readers = readers_of(place_qdq(silu, all_at(silu, INT8), ORT_CPU))
     assert readers.pop(("images", 8)) == {"stem"}
     assert set(readers.values()) == {None}
+
+
+def test_a_last_layer_reads_8_bit_where_others_do_or_where_it_is_not_at_8_bit(silu, relu):
+    last = {layer.name: layer for layer in find_layers(silu) if layer.name in last_layers(silu)}
+    int16 = readers_of(place_qdq(silu, all_at(silu, INT8) | dict.fromkeys(last, INT16), ORT_CPU))
+    for name, layer in last.items():
+        assert int16[layer.input, 16] == {name}
+    # A Relu is fused: what leaves the convolution is 8-bit already.
+    int8 = readers_of(place_qdq(relu, all_at(relu, INT8), ORT_CPU))
+    assert all(int8[layer.input, 8] is None for layer in last.values())
+
+
+def test_a_tensor_that_a_last_layer_and_another_read_is_8_bit_for_both(parse_network):
+    model = prepare_network(
+        parse_network(
+            """net (float[1,1,4,4] images) => (float[1,1,4,4] y, float[1,1,4,4] z) <float[1,1,1,1] w = {2.0}> {
+                a = Conv(images, w)
+                b = Tanh(a)
+                y = Conv(b, w)
+                c = Conv(b, w)
+                z = Conv(c, w)
+            }"""
+        )
+    )
+    first, last, third, end = (layer.name for layer in find_layers(model))
+    readers = readers_of(place_qdq(model, dict.fromkeys((first, last, third, end), INT8), ORT_CPU))
+    assert readers == {("images", 8): {first}, ("a", 8): None, ("b", 8): {third}, ("c", 8): None}
 
 
 def test_with_relu_the_pair_stands_behind_the_relu(relu):
@@ -85,7 +119,7 @@ def test_a_relu_that_is_not_alone_does_not_move_the_pair(parse_network):
     )
     model = prepare_network(model)
     first, second = (layer.name for layer in find_layers(model))
-    placement = place_qdq(model, {first: INT8, second: INT8}, ORT_CPU)
+    placement = place_qdq(model, {first: INT8, second: INT8}, EVEN_LAST)
     # The Relu has no kernel of its own in 8 bit, so the Add reads one 8-bit and one float tensor, both quantized.
     assert {tensor for tensor, _ in placement.tensors} == {"images", "a", "b", "c"}
     assert placement.tensors["a", 8].readers is None
@@ -185,7 +219,7 @@ def test_an_operator_with_a_constant_operand_stays_in_float(parse_network):
         )
     )
     first, second = (layer.name for layer in find_layers(model))
-    readers = readers_of(place_qdq(model, {first: INT8, second: INT8}, ORT_CPU))
+    readers = readers_of(place_qdq(model, {first: INT8, second: INT8}, EVEN_LAST))
     assert readers == {("images", 8): {first}, ("a", 8): None, ("b", 8): {second}}
 
 

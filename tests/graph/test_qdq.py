@@ -17,7 +17,8 @@ from qtoolkit.graph.qdq import LayerWeights, insert_qdq, read_names
 from qtoolkit.graph.view import GraphView, node_name
 from qtoolkit.numerics.affine import IntegerGrid, dequantize, params_from_range, quantize, weight_params
 
-ORT_CPU = find_target("ort-cpu")
+# With the input of every layer on a grid, the last one's too.
+ORT_CPU = find_target("ort-cpu").model_copy(update={"float_last_inputs": False})
 UINT8 = IntegerGrid(8, signed=False, symmetric=False)
 UINT16 = IntegerGrid(16, signed=False, symmetric=False)
 WEIGHT8 = IntegerGrid(8, signed=True, symmetric=True, narrow_range=True)

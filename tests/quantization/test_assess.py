@@ -37,6 +37,12 @@ class TestVariantRow:
         plan = PrecisionPlan(layers={each.name: p for each, p in zip(layers, precisions, strict=True)})
         return variant_row("mixed", file, plan, layers, 0.0081, {"accuracy_on": "ort-cpu", "ap": 50.0}, None)
 
+    def test_activations_of_a_layer_that_reads_float_count_as_float(self, file):
+        plan = PrecisionPlan(layers={each.name: INT8 for each in LAYERS})
+        row = variant_row("int8", file, plan, LAYERS, 0.0081, {"accuracy_on": "ort-cpu"}, None, {"b"})
+        assert row.bops_g == pytest.approx((5 * 8 * 8 + 3 * 8 * 32) / 1e3)
+        assert (row.precisions, row.weights_bits, row.activation_bits) == ({"int8": 3}, 8, 8)
+
     @pytest.mark.parametrize(
         ("precisions", "counted", "bits", "wide", "share", "bops_g"),
         [

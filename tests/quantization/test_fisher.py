@@ -96,7 +96,8 @@ def test_a_layer_behind_outliers_ranks_first(confident, photos):
     histogram.update(values)
     spoiled = TensorStatistics.of(histogram, values[:1], values[1:])
     statistics = CalibrationStatistics("", 4, {**confident.statistics.tensors, tensor: spoiled})
-    quantizer = Quantizer(confident.model, confident.target, statistics, RangeEstimator.MIN_MAX)
+    target = confident.target.model_copy(update={"float_last_inputs": False})
+    quantizer = Quantizer(confident.model, target, statistics, RangeEstimator.MIN_MAX)
     progress = []
     found = analyse_sensitivity(
         quantizer, HEAD, photos(2), metric="fisher", threads=1, progress=progress.append, model_sha256="ab"
