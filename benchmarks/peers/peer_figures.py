@@ -29,6 +29,7 @@ from qtoolkit.quantization.assess import latency_figures
 
 REFERENCES = (f"{QTOOL}-int8", f"{QTOOL}-mixed")
 FEWEST_RUNS = 10
+UNLABELLED = "-unlabelled"
 
 PeopleOf = Mapping[int, People]
 
@@ -75,18 +76,23 @@ def quantize(inputs: Inputs, tool: Tool, setting: Setting, python: Path, timeout
     return facts
 
 
-def people_of(inputs: Inputs, label: str, network: Path, head: str | None) -> PeopleOf:
-    """The people that an ONNX network finds on the evaluation photos, on this environment's ONNX Runtime."""
-    path = inputs.store.path("people", f"{label}.npz")
+def people_of(inputs: Inputs, label: str, network: Path, head: str | None, unlabelled: bool = False) -> PeopleOf:
+    """The people that an ONNX network finds on the evaluation photos, on this environment's ONNX Runtime.
+
+    ``unlabelled``: on the further photos, which there must be, in their place.
+    """
+    samples = inputs.unlabelled if unlabelled and inputs.unlabelled is not None else inputs.samples
+    name = f"{label}{UNLABELLED}" if unlabelled else label
+    path = inputs.store.path("people", f"{name}.npz")
 
     def make() -> None:
         with OnnxRuntimeCpu(network, threads=1) as runner:
             poses = PoseNetwork.from_runner(runner, head)
-            people, _ = predict_set(poses, inputs.samples, progress(label), workers=worker_count(None))
+            people, _ = predict_set(poses, samples, progress(name), workers=worker_count(None))
         write_predictions(path, people)
 
-    key = [sha256_file(network), inputs.samples.sha256, head, capture_environment().packages]
-    inputs.store.run(f"evaluate-{label}", key, [path], make)
+    key = [sha256_file(network), samples.sha256, head, capture_environment().packages]
+    inputs.store.run(f"evaluate-{name}", key, [path], make)
     return read_predictions(path)
 
 
@@ -101,10 +107,20 @@ def accuracy(inputs: Inputs, people: PeopleOf, reference: PeopleOf) -> dict[str,
     return {**figures, "agreement": None if agreed is None else round(agreed, 3)}
 
 
+def agreement_everywhere(people: PeopleOf, reference: PeopleOf) -> dict[str, Any]:
+    """Agreement on the evaluation photos and the further ones together, and how many photos those are."""
+    image_ids = sorted(people.keys() & reference.keys())
+    agreed = agreement({i: reference[i] for i in image_ids}, people).ap
+    return {"agreement_all": None if agreed is None else round(agreed, 3), "images_all": len(image_ids)}
+
+
 def differences(
-    inputs: Inputs, label: str, everybody: Mapping[str, PeopleOf], resamples: int
+    inputs: Inputs, label: str, everybody: Mapping[str, PeopleOf], everywhere: Mapping[str, PeopleOf], resamples: int
 ) -> dict[str, dict[str, Any]]:
-    """AP and agreement less those of qtool's networks, each with its bootstrap interval over the photos."""
+    """AP and agreement less those of qtool's networks, each with its bootstrap interval over the photos.
+
+    ``everybody``: label → people on the evaluation photos; ``everywhere``: on those and the further ones, if any.
+    """
     path = inputs.store.path("differences", f"{label}.json")
     others = [name for name in REFERENCES if name in everybody and name != label]
 
@@ -113,10 +129,14 @@ def differences(
         for done, other in enumerate(others, start=1):
             pair = (everybody[label], everybody[other])
             made[other] = _intervals(inputs, pair, everybody[FLOAT], resamples)
+            if {label, other, FLOAT} <= everywhere.keys():
+                photos = (everywhere[label], everywhere[other], everywhere[FLOAT])
+                made[other] |= _interval_everywhere(*photos, resamples)
             progress(f"{label}, bootstrap")(done, len(others))
         write_text(path, json.dumps(made, indent=1) + "\n")
 
-    files = {name: sha256_file(inputs.store.path("people", f"{name}.npz")) for name in (FLOAT, label, *others)}
+    names = [FLOAT, label, *others, *(f"{name}{UNLABELLED}" for name in (FLOAT, label, *others) if name in everywhere)]
+    files = {name: sha256_file(inputs.store.path("people", f"{name}.npz")) for name in names}
     inputs.store.run(f"differences-{label}", [files, inputs.samples.sha256, resamples], [path], make)
     found: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
     return found
@@ -188,6 +208,17 @@ def _intervals(inputs: Inputs, pair: tuple[PeopleOf, PeopleOf], reference: Peopl
         for name, truth in truths.items()
         if any(each["num_keypoints"] and not each["iscrowd"] for each in truth["annotations"])
     }
+
+
+def _interval_everywhere(
+    people: PeopleOf, other: PeopleOf, reference: PeopleOf, resamples: int
+) -> dict[str, dict[str, Any]]:
+    image_ids = sorted(people.keys() & other.keys() & reference.keys())
+    truth = reference_as_ground_truth({i: reference[i] for i in image_ids})
+    if not any(each["num_keypoints"] and not each["iscrowd"] for each in truth["annotations"]):
+        return {}
+    interval = bootstrap_interval(truth, people, image_ids, baseline=other, n=resamples)
+    return {"agreement_all": _record(interval)}
 
 
 def _record(interval: ApInterval) -> dict[str, Any]:

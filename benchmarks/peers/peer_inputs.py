@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import zipfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from qtoolkit.artifacts.stages import StageStore
 from qtoolkit.data.calibration_set import CalibrationSet, calibration_set_of, check_disjoint
 from qtoolkit.data.images import read_image
 from qtoolkit.data.letterbox import Letterbox
-from qtoolkit.data.samples import Samples
-from qtoolkit.data.sources import open_data_source
+from qtoolkit.data.samples import Samples, collect_samples
+from qtoolkit.data.sources import DataSource, open_data_source
 from qtoolkit.errors import DataSetError, UsageError
 from qtoolkit.graph.layers import decode_tail, last_layers
 from qtoolkit.graph.load import NetworkInput, load_network, network_input
@@ -31,7 +31,10 @@ LATENCY_PHOTOS = 4
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """Of one run. ``network`` is the user's own graph; nothing but missing node names was changed in it."""
+    """Of one run. ``network`` is the user's own graph; nothing but missing node names was changed in it.
+
+    ``unlabelled`` are further photos that agreement, which needs no labels, is measured on too: ids in no other set.
+    """
 
     store: StageStore
     network: Path
@@ -42,6 +45,7 @@ class Inputs:
     last_outputs: tuple[str, ...]
     data_name: str
     samples: Samples
+    unlabelled: Samples | None
     calibration: CalibrationSet
     photos: Path
     calibration_folder: Path
@@ -54,8 +58,13 @@ class Inputs:
         return self.store.folder
 
 
-def open_inputs(model: Path, data: Path, out: Path, images: int | None, calibration_images: int | None) -> Inputs:
-    """Check what was given, and write what the tools read below ``out/inputs``. Raises as ``qtool quantize`` does."""
+def open_inputs(
+    model: Path, data: Path, out: Path, images: int | None, calibration_images: int | None, unlabelled: int | None = 0
+) -> Inputs:
+    """Check what was given, and write what the tools read below ``out/inputs``. Raises as ``qtool quantize`` does.
+
+    ``unlabelled``: how many photos of the part unlabeled are looked at, None for all.
+    """
     source = open_data_source(data)
     samples = source.evaluation_samples(images)
     calibration = calibration_set_of(source, calibration_images)
@@ -69,12 +78,26 @@ def open_inputs(model: Path, data: Path, out: Path, images: int | None, calibrat
     inputs = Inputs(
         store=StageStore(out), network=network, network_name=model.name, network_sha256=sha256_file(network),
         input=network_input(prepared), tail_outputs=tail, last_outputs=last, data_name=source.name, samples=samples,
-        calibration=calibration, photos=folder / "photos.npz", calibration_folder=folder / "calib",
-        evaluation_folder=folder / "val", latency_feeds=folder / "latency.npy",
+        unlabelled=_further_photos(source, unlabelled, calibration, samples), calibration=calibration,
+        photos=folder / "photos.npz", calibration_folder=folder / "calib", evaluation_folder=folder / "val",
+        latency_feeds=folder / "latency.npy",
     )  # fmt: skip
     key = [calibration.sha256, list(inputs.input.shape), str(samples.samples[0].sha256)]
     inputs.store.run("inputs", key, [inputs.photos, inputs.latency_feeds], lambda: _write_photos(inputs))
     return inputs
+
+
+def _further_photos(
+    source: DataSource, limit: int | None, calibration: CalibrationSet, samples: Samples
+) -> Samples | None:
+    if source.unlabeled is None or limit == 0:
+        return None
+    found = collect_samples(replace(source.unlabeled, annotations=None), limit)
+    check_disjoint(calibration, found)
+    first, evaluated = max(samples.image_ids) + 1, {sample.sha256 for sample in samples}
+    others = [sample for sample in found if sample.sha256 not in evaluated]
+    numbered = tuple(sample._replace(image_id=first + index) for index, sample in enumerate(others))
+    return Samples(numbered, found.skipped, None) if numbered else None
 
 
 def named_network(path: Path) -> onnx.ModelProto:

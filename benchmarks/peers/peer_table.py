@@ -16,8 +16,16 @@ OPENVINO_HEADER = ("tool", "setting", "AP", "agreement", "p50 ms", "× float", "
 def results_text(results: Mapping[str, Any]) -> str:
     """All tables and the lines below them."""
     rows = results["rows"]
+    everywhere = max((row.get("images_all", 0) for row in rows), default=0)
     parts = [_table(HEADER, (_cells(row) for row in rows if row.get("ran_on") != "openvino-cpu"))]
-    for measure, title in (("ap", "AP"), ("agreement", "agreement")):
+    of_all = f"agreement on {everywhere} photos"
+    if everywhere:
+        with_it = [row for row in rows if row.get("agreement_all") is not None]
+        header = ("tool", "setting", of_all)
+        parts.append(
+            _table(header, ([row["title"], row["setting"], _number(row["agreement_all"], 2)] for row in with_it))
+        )
+    for measure, title in (("ap", "AP"), ("agreement", "agreement"), ("agreement_all", of_all)):
         compared = [row for row in rows if any(measure in each for each in row.get("differences", {}).values())]
         if compared:
             header = ("tool", "setting", *(f"{title} − {name}'s" for name in REFERENCES))

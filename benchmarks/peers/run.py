@@ -20,6 +20,7 @@ from peer_figures import (
     REFERENCES,
     PeopleOf,
     accuracy,
+    agreement_everywhere,
     differences,
     latencies,
     network_path,
@@ -52,6 +53,7 @@ class Comparison:
     rows: list[dict[str, Any]]
     networks: dict[str, Path] = field(default_factory=dict)
     people: dict[str, PeopleOf] = field(default_factory=dict)
+    everywhere: dict[str, PeopleOf] = field(default_factory=dict)
     pythons: dict[str, Path | str] = field(default_factory=dict)
 
     def python_of(self, tool: Tool) -> Path:
@@ -83,8 +85,7 @@ class Comparison:
             row |= quantize(self.inputs, tool, setting, python, timeout_s)
             network = self.networks[label] = network_path(self.inputs, tool, setting)
             if not setting.on_openvino:
-                self.people[label] = people_of(self.inputs, label, network, self.options.head)
-                row |= {"ran_on": "ort-cpu", **self.accuracy_of(self.people[label])}
+                row |= {"ran_on": "ort-cpu", **self.evaluate(label, network)}
             else:
                 # One release of OpenVINO for all: that of NNCF's environment.
                 python = self.python_of(OPENVINO_TOOL)
@@ -95,6 +96,16 @@ class Comparison:
             row["reason"] = " ".join(str(error).split())
             say(f"{label}: not run: {row['reason']}")
         return row
+
+    def evaluate(self, label: str, network: Path) -> dict[str, Any]:
+        """AP, AP50 and agreement of an ONNX network on ONNX Runtime; agreement on the further photos too."""
+        self.people[label] = people_of(self.inputs, label, network, self.options.head)
+        if self.inputs.unlabelled is None:
+            return self.accuracy_of(self.people[label])
+        further = people_of(self.inputs, label, network, self.options.head, unlabelled=True)
+        self.everywhere[label] = {**self.people[label], **further}
+        everywhere = agreement_everywhere(self.everywhere[label], self.everywhere[FLOAT])
+        return {**self.accuracy_of(self.people[label]), **everywhere}
 
     def accuracy_of(self, people: PeopleOf) -> dict[str, float | None]:
         """AP, AP50 and agreement of what one network found."""
@@ -131,16 +142,18 @@ def main(arguments: list[str] | None = None) -> int:
 def compare(options: argparse.Namespace) -> dict[str, Any]:
     """The whole comparison; results.json is written after every row, so that a stopped run shows what it has."""
     out = prepare_out_dir(options.out).resolve()
-    inputs = open_inputs(options.model, options.data, out, options.images, options.calibration_images)
+    inputs = open_inputs(
+        options.model, options.data, out, options.images, options.calibration_images, options.unlabelled_images
+    )
     with OnnxRuntimeCpu(inputs.network, threads=1) as runner:
         head = PoseNetwork.from_runner(runner, options.head).head
     run = Comparison(options, inputs, head, [])
     run.networks[FLOAT] = inputs.network
-    run.people[FLOAT] = people_of(inputs, FLOAT, inputs.network, options.head)
+    figures = run.evaluate(FLOAT, inputs.network)
     text = "the network as it was given, on ONNX Runtime"
     float_row = {"label": FLOAT, "title": FLOAT, "setting": "", "text": text, "ran_on": "ort-cpu"}
     size_mb = round(inputs.network.stat().st_size / 1e6, 2)
-    run.rows.append({**float_row, "size_mb": size_mb, **run.accuracy_of(run.people[FLOAT])})
+    run.rows.append({**float_row, "size_mb": size_mb, **figures})
     wanted = chosen(options.only, options.default_only)
     for tool, setting in wanted:
         run.rows.append(run.row(tool, setting))
@@ -155,7 +168,9 @@ def add_comparisons(run: Comparison) -> None:
     """Differences to qtool's rows and the latency of all networks that were evaluated, in the rows."""
     for row in run.rows:
         if row["label"] in run.people and row["label"] != FLOAT:
-            row["differences"] = differences(run.inputs, row["label"], run.people, run.options.resamples)
+            row["differences"] = differences(
+                run.inputs, row["label"], run.people, run.everywhere, run.options.resamples
+            )
     on_openvino = {row["label"] for row in run.rows if row.get("ran_on") == "openvino-cpu"}
     networks = {label: path for label, path in run.networks.items() if label in run.people.keys() - on_openvino}
     guarded(run, "latency", lambda: add_latencies(run, networks))
@@ -188,6 +203,8 @@ def save(run: Comparison) -> dict[str, Any]:
         "data": {
             "name": inputs.data_name, "images": len(run.people[FLOAT]), "sha256": inputs.samples.sha256,
             "calibration_images": len(inputs.calibration), "calibration_sha256": inputs.calibration.sha256,
+            "unlabelled_images": 0 if inputs.unlabelled is None else len(inputs.unlabelled),
+            "unlabelled_sha256": None if inputs.unlabelled is None else inputs.unlabelled.sha256,
         },
         "environment": environment,
         "settings": {name: getattr(options, name) for name in ("runs", "threads", "resamples", "head")},
@@ -205,7 +222,8 @@ def conditions(run: Comparison, environment: dict[str, Any]) -> list[str]:
     w, h = inputs.input.input_size_wh
     return [
         f"{inputs.network_name}, {w} × {h}; {inputs.data_name}: {len(run.people[FLOAT])} photos evaluated, "
-        f"{len(inputs.calibration)} to calibrate on.",
+        f"{len(inputs.calibration)} to calibrate on"
+        + (f", {len(inputs.unlabelled)} more for agreement." if inputs.unlabelled else "."),
         f"{environment['cpu']}, {environment['cores_physical']} cores, load {environment['load_average_1m']}; "
         f"ONNX Runtime {packages['onnxruntime']}, batch 1, {run.options.threads or environment['cores_physical']} "
         f"threads, {run.options.runs} inferences each, in turns.",
@@ -229,6 +247,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--default-only", action="store_true", help="every tool at its defaults only")
     made.add_argument("--images", type=_count, default=None, help="evaluate on the first N photos only")
     made.add_argument("--calibration-images", type=_count, default=None, help="calibrate on N photos only")
+    made.add_argument(
+        "--unlabelled-images", type=_limit, default=None,
+        help="photos of the part unlabeled that agreement is measured on too, 0 for none [default: all]",
+    )  # fmt: skip
     made.add_argument("--venvs", type=_folder, default=None, help="folder of the environments [default: OUT/venvs]")
     made.add_argument("--python", default=None, help="builds the environments [default: python3.11]")
     made.add_argument("--runs", type=_runs, default=100, help="inferences per network, 0 for no latency [default: 100]")
@@ -253,6 +275,10 @@ def _count(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 1 or more")
     return int(text)
+
+
+def _limit(text: str) -> int:
+    return 0 if text == "0" else _count(text)
 
 
 def _runs(text: str) -> int:

@@ -57,22 +57,22 @@ def mse_through(
 
     For the input of an activation f: with SiLU, what lies far below 0 is flattened and deserves no step. ``function``
     is f, ``output_weight`` is w ≥ 0 as a function of f(x) (None: 1 everywhere); both map float64 ``(m,)`` to float64
-    ``(m,)``, elementwise. f is taken as linear over a quarter of a bin. Scales down to 1/64 of the min-max one of
-    ordinary images are searched. An all-zero tensor gives (0, 0).
+    ``(m,)``, elementwise. f is taken as linear over a quarter of a bin. Scales down to 1/64 of the min-max one of a
+    usual image are searched. An all-zero tensor gives (0, 0).
     """
     moments = Moments(error_distribution(statistics, _PARTS_THROUGH), function, output_weight)
     return _search(moments, statistics, grid, _OCTAVES_THROUGH + _octaves_of_outliers(statistics))
 
 
 def _octaves_of_outliers(statistics: TensorStatistics) -> int:
-    """How many times the extremes of the images whose errors count most have to be doubled to be those of all."""
-    weights = group_weights(statistics.groups) if statistics.groups else np.ones(1)
-    if weights.min() == weights.max():
-        return 0
-    counted = np.concatenate([group.images for group, w in zip(statistics.groups, weights, strict=True) if w == 1.0])
-    ordinary = max(float(-statistics.image_min[counted].min()), float(statistics.image_max[counted].max()))
-    furthest = max(-statistics.minimum, statistics.maximum)
-    return int(np.ceil(np.log2(furthest / ordinary))) if 0.0 < ordinary < furthest else 0
+    """How many times M of ``error_distribution`` has to be doubled to be the largest value of all images."""
+    usual, furthest = _usual_magnitude(statistics), max(-statistics.minimum, statistics.maximum)
+    return int(np.ceil(np.log2(furthest / usual))) if statistics.groups and 0.0 < usual < furthest else 0
+
+
+def _usual_magnitude(statistics: TensorStatistics) -> float:
+    """M: the median over images of their largest magnitude."""
+    return float(np.median(np.maximum(-statistics.image_min, statistics.image_max)))
 
 
 def error_distribution(statistics: TensorStatistics, parts: int = 1, tolerance: float = 1.0) -> Distribution:
@@ -88,7 +88,7 @@ def error_distribution(statistics: TensorStatistics, parts: int = 1, tolerance: 
         return Distribution.of(statistics, with_extremes=True, parts=parts)
     weights = group_weights(statistics.groups, tolerance)
     found = Distribution.of(statistics, with_extremes=True, parts=parts, weights=weights)
-    usual = float(np.median(np.maximum(-statistics.image_min, statistics.image_max)))
+    usual = _usual_magnitude(statistics)
     if usual <= 0.0:
         return found
     magnitude = np.abs(found.knots[:-1] + found.knots[1:]) / 2

@@ -73,6 +73,10 @@ def test_statistics_refuse_groups_that_miss_an_image() -> None:
         TensorStatistics(np.zeros(2), np.ones(2), np.array([1]), 0.0, 1.0, groups=(group([0], 1.0),))
 
 
+def silu(x: Any) -> Any:
+    return x / (1 + np.exp(-np.clip(x, -60, 60)))
+
+
 class TestOneImageCannotSpoilARange:
     ordinary = tuple(np.random.default_rng(0).standard_normal((20, 2000)))
     spoiled = (*ordinary, 500 * np.random.default_rng(1).standard_normal(2000))
@@ -87,9 +91,6 @@ class TestOneImageCannotSpoilARange:
         assert mse(alone, grid)[1] > 100 * found[1]
 
     def test_least_squares_behind_an_activation(self) -> None:
-        def silu(x: Any) -> Any:
-            return x / (1 + np.exp(-np.clip(x, -60, 60)))
-
         expected, found = (mse_through(grouped(list(i)), UINT8, silu) for i in (self.ordinary, self.spoiled))
         assert found[1] == pytest.approx(expected[1], rel=0.15)
 
@@ -116,3 +117,12 @@ class TestOneImageCannotSpoilARange:
         assert mse(spoiled, grid, 4.0) == pytest.approx(expected, rel=0.3)
         plain = TensorStatistics(spoiled.image_min, spoiled.image_max, spoiled.counts, spoiled.lo, spoiled.hi)
         assert mse(plain, grid)[1] > 3 * expected[1]
+
+    def test_one_huge_value_that_does_not_raise_an_images_energy_behind_an_activation(self) -> None:
+        images = [1.3 * np.random.default_rng(seed).standard_normal(1_000_000) for seed in range(4)]
+        expected = mse_through(grouped(images), UINT8, silu)
+        images[0][5] = 1000.0
+        spoiled = grouped(images)
+        # 160 times the usual; one image among others of its energy, so that groups do not tell it apart.
+        assert len(spoiled.groups) == 1
+        assert mse_through(spoiled, UINT8, silu) == pytest.approx(expected, rel=0.1)

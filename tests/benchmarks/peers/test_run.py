@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import cv2
 import onnx
 import peer_settings
 import pytest
@@ -119,6 +120,24 @@ def test_tables_leave_out_what_was_not_measured():
         "| Peer | ir | 48.00 | – | 9.0 | 0.50 (0.40–0.60) | – | – | – |"
     ]
     assert "- peer-a: not on OpenVINO: no such operator" in lines and "- peer-a (2.6): first" in lines
+
+
+@pytest.mark.slow
+def test_agreement_is_measured_on_photos_without_labels_too(stand_ins, command, tmp_path):
+    data = tmp_path / "data"
+    (data / "more").mkdir()
+    for number, photo in enumerate(sorted((data / "val").iterdir())):
+        image = cv2.imread(str(photo))[:, ::-1]
+        cv2.imwrite(str(data / "more" / f"{number}.png"), image)
+    text = (data / "dataset.yaml").read_text()
+    (data / "dataset.yaml").write_text(f"{text}\nunlabeled: {{images: more}}\n")
+    results, rows = compare(command, "--runs", "0", only=("copy",))
+    assert results["data"]["unlabelled_images"] == 4
+    assert rows["copy-default"]["images_all"] == 8
+    assert rows["copy-default"]["agreement_all"] == rows["float"]["agreement_all"] == 100.0
+    assert "agreement on 8 photos" in results_text(results)
+    _, rows = compare(command, "--runs", "0", "--unlabelled-images", "0", only=("copy",))
+    assert "agreement_all" not in rows["copy-default"]
 
 
 @pytest.mark.slow
