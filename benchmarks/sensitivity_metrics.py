@@ -1,7 +1,7 @@
 """All sensitivity metrics on the same labelled photos: how far they agree, what they cost, what they lead to.
 
 usage: python benchmarks/sensitivity_metrics.py MODEL DATA [--photos N] [--images N] [--mixed 0.3] [--halves]
-                                                [--target T] [--corrections [NAME ...]] [--out DIR]
+                                                [--metrics M ...] [--target T] [--corrections [NAME ...]] [--out DIR]
 
 One row a metric: Spearman's rank correlation with ``ap`` (COCO AP lost by each layer quantized alone) and with ``oks``,
 seconds and processor seconds with their ratio to those of ``ap``, and the AP on the evaluation photos of the mixed
@@ -82,7 +82,7 @@ def halves(run: Run, quantizer: Quantizer, photos: LabelledPhotos) -> float:
     return spearman(*losses)
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("data", type=Path)
@@ -90,11 +90,12 @@ def main() -> None:
     parser.add_argument("--images", type=int, help="evaluation photos; all by default")
     parser.add_argument("--mixed", type=float, default=0.3)
     parser.add_argument("--halves", action="store_true")
+    parser.add_argument("--metrics", nargs="+", choices=METRICS, default=METRICS, help="ap is always among them")
     parser.add_argument("--target", default="ort-cpu")
     parser.add_argument("--corrections", nargs="*", help="by name; without any: none; as `qtool quantize` by default")
     parser.add_argument("--calibration-images", type=int, help="photos to calibrate on; as `qtool quantize` by default")
     parser.add_argument("--out", type=Path, default=Path("runs/sensitivity_metrics"))
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     recipe = Recipe(
         model=options.model, data=options.data, out=options.out, metric="ap", mixed=options.mixed,
         images=options.images, sensitivity_images=options.photos, runs=0,
@@ -108,18 +109,20 @@ def main() -> None:
         raise SystemExit("no labelled photos")
     # Ranges are found once, for all metrics.
     quantizer.quantize_only({layer.name: Precision.INT8 for layer in run.layers})
-    found = {metric: rank(run, quantizer, metric, photos, metric) for metric in METRICS}
+    metrics = [metric for metric in METRICS if metric in options.metrics or metric == "ap"]
+    found = {metric: rank(run, quantizer, metric, photos, metric) for metric in metrics}
     losses = {metric: [row.loss for row in ranking.layers] for metric, (ranking, _) in found.items()}
     print(
         f"{len(run.layers)} layers, {found['ap'][0].images} labelled photos of {photos.part}, {len(run.samples)} of val"
     )
     print(f"float AP {ap_of(run, 'float'):.2f} on val")
-    print("metric  Spearman: ap   oks   seconds  of ap  processor s  of ap  AP of mixed  16-bit layers")
+    print("metric  Spearman: ap    oks  seconds  of ap  processor s  of ap  AP of mixed  16-bit layers")
     of_ap = found["ap"]
     for metric, (ranking, processor_s) in found.items():
         ap, wide = mixed_ap(run, quantizer, ranking)
         print(
-            f"{metric:6} {spearman(losses[metric], losses['ap']):12.3f} {spearman(losses[metric], losses['oks']):6.3f}"
+            f"{metric:6} {spearman(losses[metric], losses['ap']):12.3f}"
+            f" {spearman(losses[metric], losses['oks']) if 'oks' in losses else math.nan:6.3f}"
             f" {ranking.seconds:8.1f} {ranking.seconds / of_ap[0].seconds:6.1%} {processor_s:11.1f}"
             f" {processor_s / of_ap[1]:6.1%} {ap:11.2f} {wide:12}"
         )

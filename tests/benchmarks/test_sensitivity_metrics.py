@@ -1,0 +1,48 @@
+import json
+import re
+
+import onnx
+import pytest
+import sensitivity_metrics
+from onnx import numpy_helper
+
+
+@pytest.fixture
+def network(tiny_pose_model, tmp_path):
+    """The tiny network made sure of what it sees, so that there are poses to lose."""
+    model = tiny_pose_model("relu")
+    for tensor in model.graph.initializer:
+        if found := re.fullmatch(r"head\.(score|keypoints)\.\d\.1\.bias", tensor.name):
+            bias = numpy_helper.to_array(tensor).copy()
+            bias[slice(None) if found[1] == "score" else slice(2, None, 3)] += 2
+            tensor.CopyFrom(numpy_helper.from_array(bias, tensor.name))
+    onnx.save(model, tmp_path / "tiny.onnx")
+    return tmp_path / "tiny.onnx"
+
+
+@pytest.mark.slow
+def test_every_metric_gets_a_row_and_nothing_is_ranked_twice(network, tmp_path, capsys):
+    pytest.importorskip("torch")
+    out = tmp_path / "out"
+    command = [str(network), "synthetic:6@3/64", "--photos", "4", "--calibration-images", "4", "--out", str(out)]
+    sensitivity_metrics.main([*command, "--metrics", "fisher"])
+    first = capsys.readouterr().out
+    lines = {line.split()[0]: line.split() for line in first.splitlines()}
+    assert set(lines) >= {"ap", "fisher"} and not {"oks", "sqnr"} & set(lines)
+    # Nobody is where this network sees people: no layer loses any AP, and there is no rank to correlate with.
+    assert lines["ap"][1] in ("1.000", "nan") and lines["fisher"][2] == "nan"
+    assert lines["ap"][4] == lines["ap"][6] == "100.0%" and int(lines["fisher"][8]) > 0
+
+    made = {path.name: path.stat().st_mtime_ns for path in out.glob("*.json")}
+    sensitivity_metrics.main([*command, "--halves"])
+    second = capsys.readouterr().out
+    lines = {line.split()[0]: line.split() for line in second.splitlines()}
+    assert set(lines) >= {"ap", "oks", "sqnr", "fisher"}
+    assert lines["oks"][2] == "1.000" and float(lines["fisher"][2]) > 0.3
+    assert int(lines["oks"][8]) > 0
+    assert "ap on one half of the photos against the other" in second
+    for name in ("ap.json", "fisher.json"):
+        assert (out / name).stat().st_mtime_ns == made[name]
+    assert len(json.loads((out / "ap-half0.json").read_text())["layers"]) == len(
+        json.loads((out / "ap.json").read_text())["layers"]
+    )
