@@ -49,6 +49,8 @@ ROWS = {
     "16-bit kinds, default first": lambda t: ", ".join(kind.value for kind in t.wide_kinds),
     "8-bit layers": lambda t: ", ".join(sorted(t.int8_layers)),
     "Q/DQ stand at": places,
+    "8-bit last layers read": lambda t: "float, or what is 8 bit already" if t.float_last_inputs else "8 bit",
+    "Softmax over an inner axis": lambda t: "written out" if t.slow_softmax else "as it is",
     "a 16-bit Concat forces its inputs": lambda t: yes(t.concat_forces_inputs),
     "corrected at every effort": lambda t: ", ".join(t.corrections) or "–",
 }
