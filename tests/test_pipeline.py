@@ -536,14 +536,12 @@ class TestFineTuning:
         assert "fine-tuned without labels on 3 photos, seeing 8 changed views" in " ".join(result.scorecard.notes)
         assert result.scorecard.settings["qat_images"] == 8
 
-    @pytest.mark.parametrize("gain", [-0.1, 0.1])
-    def test_what_agrees_less_than_ptq_is_not_handed_out(self, again, finetunings, monkeypatch, gain):
-        """The judge is asked for the fine-tuned network first, then for PTQ's, which has 0.9."""
-        figures = [0.9 + gain, 0.9] * 2
-
+    @pytest.mark.parametrize("better", [False, True])
+    def test_what_is_not_better_than_ptq_is_not_handed_out(self, again, finetunings, monkeypatch, better):
         class Judge:
-            def agreement_of(self, model):
-                return figures.pop(0)
+            def prefers(self, model, other, by_labels):
+                assert model != other and not by_labels
+                return better
 
         monkeypatch.setattr(
             "qtoolkit.quantization.plan_judge.judge_of", lambda run, quantizer: (Judge(), None, "calib")
@@ -551,7 +549,7 @@ class TestFineTuning:
         result = quantize(changed(again, **self.FIELDS))
         rows = {row.variant: row for row in result.scorecard.rows}
         assert finetunings == ["int8", "mixed"]
-        stays = gain < 0
+        stays = not better
         notes = " ".join(result.scorecard.notes)
         for variant in ("int8", "mixed"):
             assert (rows[f"{variant}-qat"].sha256 == rows[variant].sha256) == stays

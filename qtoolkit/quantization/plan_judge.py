@@ -12,8 +12,8 @@ from qtoolkit.data.people import People
 from qtoolkit.data.samples import Samples, Split, collect_samples
 from qtoolkit.data.sources import open_data_source
 from qtoolkit.errors import UsageError
-from qtoolkit.evaluation.agreement import agreement
-from qtoolkit.evaluation.coco_ap import coco_keypoint_ap
+from qtoolkit.evaluation.agreement import agreement, reference_as_ground_truth
+from qtoolkit.evaluation.coco_ap import bootstrap_interval, coco_keypoint_ap
 from qtoolkit.evaluation.pose_network import PoseNetwork, predict_set
 from qtoolkit.quantization.labelled_photos import find_labelled_photos
 from qtoolkit.quantization.ptq import Quantizer
@@ -22,6 +22,8 @@ from qtoolkit.quantization.run import Run
 __all__ = ["PlanJudge", "better_network", "judge_of"]
 
 _PHOTOS = 160
+_LEVEL = 0.68
+"""One standard deviation on either side: a network that is no better passes in one case of six."""
 
 
 class PlanJudge:
@@ -59,13 +61,20 @@ class PlanJudge:
             self._known[key] = (self._figure(self._people(plan)) or 0.0) / self._whole
         return self._known[key]
 
-    def kept_by(self, model: onnx.ModelProto) -> float:
-        """The same of a network that was made otherwise."""
-        return (self._figure(self._run_on_photos(model)) or 0.0) / self._whole
+    def prefers(self, model: onnx.ModelProto, other: onnx.ModelProto, by_labels: bool = False) -> bool:
+        """Whether ``model`` is better than ``other`` by more than the draw of the photos makes of it.
 
-    def agreement_of(self, model: onnx.ModelProto) -> float:
-        """AP of ``model`` with the float network's confident people as the truth, labels or not; 0–100."""
-        return self._agreement(self._run_on_photos(model)) or 0.0
+        Better in agreement, AP with the float network's confident people as the truth; with ``by_labels`` in AP, where
+        the photos have labels. More than chance: the bootstrap interval of 68 % over photos lies above 0. True where
+        there is nobody to tell by.
+        """
+        truth = self._truth if by_labels else None
+        if truth is None:
+            truth = reference_as_ground_truth({image: self._float[image] for image in self._ids})
+        if not any(person["num_keypoints"] and not person["iscrowd"] for person in truth["annotations"]):
+            return True
+        found, others = self._run_on_photos(model), self._run_on_photos(other)
+        return bootstrap_interval(truth, found, self._ids, baseline=others, level=_LEVEL).lo > 0.0
 
     def _people(self, plan: PrecisionPlan | None) -> dict[int, People]:
         return self._run_on_photos(self._quantizer.model if plan is None else self._quantizer.quantize(plan).model)
@@ -102,19 +111,19 @@ def judge_of(run: Run, quantizer: Quantizer) -> tuple[PlanJudge, Samples, str]:
 def better_network(
     run: Run, quantizer: Quantizer, plan: PrecisionPlan, learned: onnx.ModelProto, by_labels: bool = False
 ) -> onnx.ModelProto:
-    """``learned``, or PTQ's network under ``plan`` where that is the better one on the judge's photos.
+    """``learned``, or PTQ's network under ``plan`` where the judge's photos do not show the other to be better.
 
     What learned too little, or the wrong thing, is not to be handed out as the better one. What was to repeat the float
     network is judged by how far it does, agreement, which moves less with the draw of photos than AP; ``by_labels``:
-    what learned from labels by AP, where the judge has any. Where the photos tell nothing, because the float network
-    finds nobody on them, it is ``learned``.
+    what learned from labels by AP, where the judge has any (``PlanJudge.prefers``). Where the photos tell nothing,
+    because the float network finds nobody on them, it is ``learned``.
     """
     try:
         judge = judge_of(run, quantizer)[0]
     except UsageError:
         return learned
-    figure, ptq = judge.kept_by if by_labels else judge.agreement_of, quantizer.quantize(plan).model
-    return ptq if figure(learned) < figure(ptq) else learned
+    ptq = quantizer.quantize(plan).model
+    return learned if judge.prefers(learned, ptq, by_labels) else ptq
 
 
 def _unlabelled(run: Run) -> Samples:

@@ -7,7 +7,7 @@ from qtoolkit.data.rendered_sets import write_set
 from qtoolkit.data.samples import Samples
 from qtoolkit.errors import UsageError
 from qtoolkit.evaluation.agreement import agreement
-from qtoolkit.evaluation.coco_ap import coco_keypoint_ap
+from qtoolkit.evaluation.coco_ap import ApInterval, coco_keypoint_ap
 from qtoolkit.graph.default_network import default_network
 from qtoolkit.pipeline import calibrate_stage, evaluate_stage, open_run
 from qtoolkit.quantization.plan_judge import PlanJudge, better_network
@@ -78,17 +78,39 @@ def test_nobody_found(made, monkeypatch):
     assert caught.value.found == "none on 8 photos"
 
 
-def test_networks_that_repeat_float_are_compared_by_agreement_whatever_the_labels(made, monkeypatch):
+def test_a_network_is_preferred_where_photos_show_it_to_be_better(made, monkeypatch):
     run, quantizer = made
     int8 = run.uniform_plan(Precision.INT8)
-    ptq = quantizer.quantize(int8).model
+    clipped = {("images", 8): (0.0, 0.4)}
+    worse = quantizer.with_ranges(clipped)
+    bad = worse.quantize(int8).model
     with_labels, without = (PlanJudge(run, quantizer, p) for p in (run.samples, Samples(run.samples.samples, (), None)))
-    assert with_labels.agreement_of(ptq) == pytest.approx(without.agreement_of(ptq))
-    assert with_labels.agreement_of(quantizer.model) == pytest.approx(100.0)
+    for judge in (with_labels, without):
+        assert judge.prefers(quantizer.model, bad) and not judge.prefers(bad, quantizer.model)
+        # What is the same is no better.
+        assert not judge.prefers(bad, bad) and not judge.prefers(quantizer.model, quantizer.model)
     monkeypatch.setattr("qtoolkit.quantization.plan_judge.judge_of", lambda run, quantizer: (with_labels, None, ""))
-    assert better_network(run, quantizer, int8, quantizer.model) is quantizer.model
-    # A network that agrees less than PTQ's stays out, though its AP may happen to be higher.
-    monkeypatch.setattr(PlanJudge, "kept_by", lambda self, model: 2.0 - (model is not quantizer.model))
-    monkeypatch.setattr(PlanJudge, "agreement_of", lambda self, model: 99.0 - (model is quantizer.model))
-    assert better_network(run, quantizer, int8, quantizer.model) == ptq
-    assert better_network(run, quantizer, int8, quantizer.model, by_labels=True) is quantizer.model
+    assert better_network(run, worse, int8, quantizer.model) is quantizer.model
+    assert better_network(run, quantizer, int8, bad) == quantizer.quantize(int8).model
+
+
+@pytest.mark.parametrize(("lowest", "better"), [(0.1, True), (0.0, False), (-0.1, False)])
+def test_what_learned_from_labels_is_compared_by_ap(made, monkeypatch, lowest, better):
+    run, quantizer = made
+    judge, asked = PlanJudge(run, quantizer, run.samples), []
+
+    def interval(truth, people, ids, **options):
+        asked.append((truth is judge._truth, options["level"]))
+        return ApInterval(0.5, lowest, 0.9, 0.68, 200, len(ids))
+
+    monkeypatch.setattr("qtoolkit.quantization.plan_judge.bootstrap_interval", interval)
+    for by_labels in (False, True):
+        assert judge.prefers(quantizer.model, quantizer.model, by_labels) == better
+    assert asked == [(False, 0.68), (True, 0.68)]
+
+
+def test_where_there_is_nobody_to_tell_by_what_was_learned_is_preferred(made, monkeypatch):
+    run, quantizer = made
+    judge = PlanJudge(run, quantizer, run.samples)
+    monkeypatch.setattr(judge, "_float", {i: found.select([]) for i, found in judge._float.items()})
+    assert judge.prefers(quantizer.model, quantizer.model)
