@@ -8,9 +8,9 @@ from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
 import onnx
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from qtoolkit.artifacts.files import sha256_bytes
 from qtoolkit.artifacts.plan import PrecisionPlan
@@ -68,7 +68,8 @@ def learn_network(
         return quantizer.write(chosen, grids)
     with torch_threads(threads):
         pair = QuantizedPair.of(quantizer.model, head, grids.placement, grids.activations, grids.weights)
-        plain_biases = _begin_with_corrected_biases_(pair, grids) if quantizer.means or quantizer.biases else {}
+        corrected = _corrected_biases(pair, grids) if quantizer.means or quantizer.biases else {}
+        plain_biases = pair.exchange_(corrected)
         learned = grids
 
         def state(correction: Correction, fields: dict[str, object]) -> StateFolder:
@@ -103,17 +104,12 @@ def _is_of(blocks: Collection[Block], pair: QuantizedPair, bias: str) -> bool:
     return any(pair.layers[name].bias == bias for block in blocks for name in block.layers if name in pair.layers)
 
 
-@torch.no_grad()
-def _begin_with_corrected_biases_(pair: QuantizedPair, grids: ChosenGrids) -> dict[str, Tensor]:
-    """Give the student the biases that ``grids`` have, where bias correction made others of them; those it had before,
-    by constant. A bias that several layers share stays."""
-    before: dict[str, Tensor] = {}
-    constants = pair.student.parameters_by_name()
+def _corrected_biases(pair: QuantizedPair, grids: ChosenGrids) -> dict[str, NDArray[np.float32]]:
+    """The biases of ``grids``, by constant; without those that several layers share."""
     shared = Counter(layer.bias for layer in pair.layers.values())
-    for name, weights in grids.weights.items():
-        bias = pair.layers[name].bias
-        if bias not in constants or shared[bias] > 1 or weights.bias is None or weights.bias_params is None:
-            continue
-        before[bias] = constants[bias].detach().clone()
-        constants[bias].copy_(torch.from_numpy(dequantize(weights.bias, weights.bias_params)))
-    return before
+    return {
+        bias: dequantize(weights.bias, weights.bias_params)
+        for name, weights in grids.weights.items()
+        if (bias := pair.layers[name].bias) is not None and shared[bias] == 1
+        if weights.bias is not None and weights.bias_params is not None
+    }

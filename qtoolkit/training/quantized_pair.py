@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from onnx import helper
 from torch import Tensor, nn
 
@@ -98,6 +100,15 @@ class QuantizedPair:
         """Set the student to what ``tensors`` gave."""
         for name, tensor in self.tensors().items():
             tensor.copy_(tensors[name])
+
+    @torch.no_grad()
+    def exchange_(self, constants: Mapping[str, NDArray[np.float32]]) -> dict[str, Tensor]:
+        """Give the student these values of the constants that it trains, and return those it had; others stay."""
+        trained, before = self.student.parameters_by_name(), dict[str, Tensor]()
+        for name in (name for name in constants if name in trained):
+            before[name] = trained[name].detach().clone()
+            trained[name].copy_(torch.from_numpy(constants[name]))
+        return before
 
     def network(self) -> onnx.ModelProto:
         """The float network with the student's constants: nothing is rounded in it."""
