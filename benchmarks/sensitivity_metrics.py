@@ -5,8 +5,10 @@ usage: python benchmarks/sensitivity_metrics.py MODEL DATA [--photos N] [--image
 
 One row a metric: Spearman's rank correlation with ``ap`` (COCO AP lost by each layer quantized alone) and with ``oks``,
 seconds and processor seconds with their ratio to those of ``ap``, and the AP on the evaluation photos of the mixed
-network it leads to. ``--halves`` also ranks by ``ap`` on each half of the photos: how far they agree says how far any
-metric can agree with ``ap``. All is kept in DIR; what is there already is not made again.
+network it leads to. In brackets: the correlation with ``ap`` among the layers that lose more AP than any layer happens
+to gain, which is what chance moves AP by; among the others there is no order to find. ``--halves`` also ranks by ``ap``
+on each half of the photos: how far they agree says how far any metric can agree with ``ap``. All is kept in DIR; what
+is there already is not made again.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import argparse
 import json
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -72,6 +75,18 @@ def mixed_ap(run: Run, quantizer: Quantizer, ranking: Sensitivity) -> tuple[floa
     return ap_of(mine, "mixed"), 0 if plan is None else len(plan.layers_16bit)
 
 
+def losing(losses: Sequence[float]) -> list[int]:
+    """Positions of the layers that lose more than the largest gain of any."""
+    chance = max(0.0, -min(losses))
+    return [position for position, loss in enumerate(losses) if loss > chance]
+
+
+def correlation_of_losing(losses: Sequence[float], of_ap: Sequence[float]) -> float:
+    """Spearman's correlation of a metric's losses with those of ``ap`` among ``losing``; NaN for fewer than three."""
+    chosen = losing(of_ap)
+    return spearman([losses[i] for i in chosen], [of_ap[i] for i in chosen]) if len(chosen) > 2 else math.nan
+
+
 def halves(run: Run, quantizer: Quantizer, photos: LabelledPhotos) -> float:
     """Rank correlation of the AP lost on one half of the photos (every other one) with that on the other half."""
     losses = []
@@ -116,12 +131,15 @@ def main(arguments: list[str] | None = None) -> None:
         f"{len(run.layers)} layers, {found['ap'][0].images} labelled photos of {photos.part}, {len(run.samples)} of val"
     )
     print(f"float AP {ap_of(run, 'float'):.2f} on val")
-    print("metric  Spearman: ap    oks  seconds  of ap  processor s  of ap  AP of mixed  16-bit layers")
-    of_ap = found["ap"]
+    of_ap, clear = found["ap"], len(losing(losses["ap"]))
+    print(f"{clear} layers lose more AP than any gains")
+    print("metric  Spearman: ap (clear)    oks  seconds  of ap  processor s  of ap  AP of mixed  16-bit layers")
     for metric, (ranking, processor_s) in found.items():
         ap, wide = mixed_ap(run, quantizer, ranking)
+        clear_text = f"({correlation_of_losing(losses[metric], losses['ap']):.3f})"
         print(
             f"{metric:6} {spearman(losses[metric], losses['ap']):12.3f}"
+            f" {clear_text:>7}"
             f" {spearman(losses[metric], losses['oks']) if 'oks' in losses else math.nan:6.3f}"
             f" {ranking.seconds:8.1f} {ranking.seconds / of_ap[0].seconds:6.1%} {processor_s:11.1f}"
             f" {processor_s / of_ap[1]:6.1%} {ap:11.2f} {wide:12}"
