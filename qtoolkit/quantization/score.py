@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,12 @@ def score_variants(
     """The scorecard: one row per variant, and the conditions all of them hold under."""
     cost = network_cost(run.model)
     runtime = run.target.backend if run.runs_here else "ort-cpu (simulating the target)"
-    rows, structure, floating = [], Structure.of(run.model), set[str]()
+    rows, structure, floating = [], Structure.of(run.model), dict[str, int]()
     for done, (variant, plan) in enumerate(plans.items(), start=1):
         accuracy = accuracy_figures(people[variant], people["float"], run.samples, runtime)
         path = run.network(variant)
         reading_float = place_qdq(run.model, plan.layers, run.target, structure).layers_reading_float(structure)
-        floating |= reading_float
+        floating |= {variant: len(reading_float)} if reading_float else {}
         rows.append(
             variant_row(variant, path, plan, run.layers, cost.gmacs, accuracy, latencies.get(variant), reading_float)
         )
@@ -74,14 +74,16 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
     return settings | {"plan": recipe.plan.name if recipe.plan else None}
 
 
-def _notes(run: Run, latencies: Mapping[str, LatencyFigures], reading_float: Collection[str]) -> tuple[str, ...]:
+def _notes(run: Run, latencies: Mapping[str, LatencyFigures], reading_float: Mapping[str, int]) -> tuple[str, ...]:
     notes = [
         "Outputs of the last layers and everything behind them (the decode arithmetic) are in float in every network."
     ]
     if reading_float:
         notes.append(
-            f"{len(reading_float)} last layers have 8-bit weights and read float: {run.target.name} computes them in "
-            "float in any case."
+            "Last layers with 8-bit weights that read float, because "
+            f"{run.target.name} computes them in float in any case: "
+            + ", ".join(f"{count} in {variant}" for variant, count in reading_float.items())
+            + "."
         )
     if run.target.wide_is_slower_note and latencies:
         notes.append(run.target.wide_is_slower_note + ".")
