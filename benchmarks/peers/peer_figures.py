@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,11 @@ from qtoolkit.backends.onnxruntime_cpu import OnnxRuntimeCpu
 from qtoolkit.backends.throughput import worker_count
 from qtoolkit.bench.environment import capture_environment
 from qtoolkit.bench.latency import measure_latency
+from qtoolkit.data.coco import CocoKeypoints
 from qtoolkit.data.people import People
+from qtoolkit.data.samples import Samples
 from qtoolkit.evaluation.agreement import agreement, reference_as_ground_truth
-from qtoolkit.evaluation.coco_ap import ApInterval, bootstrap_interval, coco_keypoint_ap
+from qtoolkit.evaluation.coco_ap import ApInterval, bootstrap_interval, coco_keypoint_ap, counted_people
 from qtoolkit.evaluation.pose_network import PoseNetwork, predict_set
 from qtoolkit.evaluation.predictions import read_predictions, write_predictions
 from qtoolkit.quantization.assess import latency_figures
@@ -76,13 +78,8 @@ def quantize(inputs: Inputs, tool: Tool, setting: Setting, python: Path, timeout
     return facts
 
 
-def people_of(inputs: Inputs, label: str, network: Path, head: str | None, unlabelled: bool = False) -> PeopleOf:
-    """The people that an ONNX network finds on the evaluation photos, on this environment's ONNX Runtime.
-
-    ``unlabelled``: on the further photos, which there must be, in their place.
-    """
-    samples = inputs.unlabelled if unlabelled and inputs.unlabelled is not None else inputs.samples
-    name = f"{label}{UNLABELLED}" if unlabelled else label
+def people_of(inputs: Inputs, name: str, network: Path, head: str | None, samples: Samples) -> PeopleOf:
+    """The people that an ONNX network finds on ``samples``, on this environment's ONNX Runtime, kept under ``name``."""
     path = inputs.store.path("people", f"{name}.npz")
 
     def make() -> None:
@@ -103,15 +100,13 @@ def accuracy(inputs: Inputs, people: PeopleOf, reference: PeopleOf) -> dict[str,
     if inputs.samples.annotations is not None:
         metrics = coco_keypoint_ap(inputs.samples.annotations.ground_truth(image_ids), people, image_ids)
         figures = {"ap": round(metrics.ap, 3), "ap50": round(metrics.ap50, 3)}
-    agreed = agreement({i: reference[i] for i in image_ids}, people).ap
-    return {**figures, "agreement": None if agreed is None else round(agreed, 3)}
+    return {**figures, "agreement": _agreement(people, reference, image_ids)}
 
 
 def agreement_everywhere(people: PeopleOf, reference: PeopleOf) -> dict[str, Any]:
     """Agreement on the evaluation photos and the further ones together, and how many photos those are."""
     image_ids = sorted(people.keys() & reference.keys())
-    agreed = agreement({i: reference[i] for i in image_ids}, people).ap
-    return {"agreement_all": None if agreed is None else round(agreed, 3), "images_all": len(image_ids)}
+    return {"agreement_all": _agreement(people, reference, image_ids), "images_all": len(image_ids)}
 
 
 def differences(
@@ -128,10 +123,10 @@ def differences(
         made: dict[str, dict[str, Any]] = {}
         for done, other in enumerate(others, start=1):
             pair = (everybody[label], everybody[other])
-            made[other] = _intervals(inputs, pair, everybody[FLOAT], resamples)
+            made[other] = _intervals(inputs.samples.annotations, pair, everybody[FLOAT], resamples)
             if {label, other, FLOAT} <= everywhere.keys():
-                photos = (everywhere[label], everywhere[other], everywhere[FLOAT])
-                made[other] |= _interval_everywhere(*photos, resamples)
+                wider = (everywhere[label], everywhere[other])
+                made[other] |= _intervals(None, wider, everywhere[FLOAT], resamples, "agreement_all")
             progress(f"{label}, bootstrap")(done, len(others))
         write_text(path, json.dumps(made, indent=1) + "\n")
 
@@ -198,27 +193,27 @@ def _counts(network: Path) -> dict[str, Any]:
     return facts
 
 
-def _intervals(inputs: Inputs, pair: tuple[PeopleOf, PeopleOf], reference: PeopleOf, resamples: int) -> dict[str, Any]:
+def _agreement(people: PeopleOf, reference: PeopleOf, image_ids: Collection[int]) -> float | None:
+    agreed = agreement({i: reference[i] for i in image_ids}, people).ap
+    return None if agreed is None else round(agreed, 3)
+
+
+def _intervals(
+    labels: CocoKeypoints | None,
+    pair: tuple[PeopleOf, PeopleOf],
+    reference: PeopleOf,
+    resamples: int,
+    agreement_name: str = "agreement",
+) -> dict[str, dict[str, Any]]:
     image_ids = sorted(pair[0].keys() & pair[1].keys() & reference.keys())
-    truths = {"agreement": reference_as_ground_truth({i: reference[i] for i in image_ids})}
-    if inputs.samples.annotations is not None:
-        truths["ap"] = inputs.samples.annotations.ground_truth(image_ids)
+    truths = {agreement_name: reference_as_ground_truth({i: reference[i] for i in image_ids})}
+    if labels is not None:
+        truths["ap"] = labels.ground_truth(image_ids)
     return {
         name: _record(bootstrap_interval(truth, pair[0], image_ids, baseline=pair[1], n=resamples))
         for name, truth in truths.items()
-        if any(each["num_keypoints"] and not each["iscrowd"] for each in truth["annotations"])
+        if counted_people(truth)
     }
-
-
-def _interval_everywhere(
-    people: PeopleOf, other: PeopleOf, reference: PeopleOf, resamples: int
-) -> dict[str, dict[str, Any]]:
-    image_ids = sorted(people.keys() & other.keys() & reference.keys())
-    truth = reference_as_ground_truth({i: reference[i] for i in image_ids})
-    if not any(each["num_keypoints"] and not each["iscrowd"] for each in truth["annotations"]):
-        return {}
-    interval = bootstrap_interval(truth, people, image_ids, baseline=other, n=resamples)
-    return {"agreement_all": _record(interval)}
 
 
 def _record(interval: ApInterval) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from typing import Any
 from peer_figures import (
     FEWEST_RUNS,
     REFERENCES,
+    UNLABELLED,
     PeopleOf,
     accuracy,
     agreement_everywhere,
@@ -99,13 +100,14 @@ class Comparison:
 
     def evaluate(self, label: str, network: Path) -> dict[str, Any]:
         """AP, AP50 and agreement of an ONNX network on ONNX Runtime; agreement on the further photos too."""
-        self.people[label] = people_of(self.inputs, label, network, self.options.head)
-        if self.inputs.unlabelled is None:
-            return self.accuracy_of(self.people[label])
-        further = people_of(self.inputs, label, network, self.options.head, unlabelled=True)
-        self.everywhere[label] = {**self.people[label], **further}
-        everywhere = agreement_everywhere(self.everywhere[label], self.everywhere[FLOAT])
-        return {**self.accuracy_of(self.people[label]), **everywhere}
+        inputs, head = self.inputs, self.options.head
+        self.people[label] = people_of(inputs, label, network, head, inputs.samples)
+        figures: dict[str, Any] = dict(self.accuracy_of(self.people[label]))
+        if inputs.unlabelled is not None:
+            further = people_of(inputs, f"{label}{UNLABELLED}", network, head, inputs.unlabelled)
+            self.everywhere[label] = {**self.people[label], **further}
+            figures |= agreement_everywhere(self.everywhere[label], self.everywhere[FLOAT])
+        return figures
 
     def accuracy_of(self, people: PeopleOf) -> dict[str, float | None]:
         """AP, AP50 and agreement of what one network found."""

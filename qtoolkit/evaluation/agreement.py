@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from qtoolkit.data.people import People
 from qtoolkit.data.skeletons import COCO17
-from qtoolkit.evaluation.coco_ap import MAX_DETECTIONS, ApMetrics, coco_keypoint_ap
+from qtoolkit.evaluation.coco_ap import MAX_DETECTIONS, ApMetrics, coco_keypoint_ap, counted_people
 
 __all__ = ["BOX_AREA_SHARE", "Agreement", "agreement", "reference_as_ground_truth"]
 
@@ -65,7 +65,7 @@ def agreement(
         doubtful_threshold=doubtful_threshold,
         keypoint_threshold=keypoint_threshold,
     )
-    people = sum(1 for a in truth["annotations"] if a["num_keypoints"] and not a["iscrowd"])
+    people = len(counted_people(truth))
     if not people:
         return Agreement(None, 0, len(reference))
     return Agreement(coco_keypoint_ap(truth, candidate, reference, sigmas), people, len(reference))

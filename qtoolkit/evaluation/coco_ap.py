@@ -17,7 +17,7 @@ from qtoolkit.data.people import People
 from qtoolkit.data.skeletons import COCO17
 from qtoolkit.errors import DataSetError, UsageError
 
-__all__ = ["MAX_DETECTIONS", "ApInterval", "ApMetrics", "bootstrap_interval", "coco_keypoint_ap"]
+__all__ = ["MAX_DETECTIONS", "ApInterval", "ApMetrics", "bootstrap_interval", "coco_keypoint_ap", "counted_people"]
 
 MAX_DETECTIONS = 20
 """People per image that the COCO keypoint metrics look at, most confident first."""
@@ -78,6 +78,11 @@ def coco_keypoint_ap(
     percent = [float(value) * 100 for value in evaluation.stats]
     ap_m, ap_l = (value if value >= 0 else None for value in percent[3:5])
     return ApMetrics(ap=percent[0], ap50=percent[1], ap75=percent[2], ap_m=ap_m, ap_l=ap_l, ar=percent[5])
+
+
+def counted_people(ground_truth: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The annotations that AP is of: people with labelled keypoints that are no crowd."""
+    return [a for a in ground_truth["annotations"] if a["num_keypoints"] > 0 and not a.get("iscrowd")]
 
 
 def bootstrap_interval(
@@ -161,7 +166,7 @@ def _check(
     sigmas: NDArray[np.floating],
 ) -> None:
     unknown = set(image_ids) - {image["id"] for image in truth["images"]}
-    counted = [a for a in truth["annotations"] if a["num_keypoints"] > 0 and not a.get("iscrowd")]
+    counted = counted_people(truth)
     if unknown or not counted:
         raise DataSetError(
             "the labels do not cover the images to evaluate" if unknown else "there is nobody to evaluate on",

@@ -7,7 +7,6 @@ of a box's sides (Generalized Focal Loss, arXiv 2006.04388) was the slowest node
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -48,8 +47,8 @@ def expand_softmax(model: onnx.ModelProto, nodes: Collection[str]) -> onnx.Model
     for index, node in enumerate(view.nodes):
         if index in chosen:
             writer.expand(node, chosen[index])
-        else:
-            writer.keep(node)
+        elif node_name(node) not in writer.written:
+            writer.nodes.append(node)
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     rewrite_graph_(copy, writer.nodes, writer.constants.values())
@@ -64,39 +63,17 @@ def _inner_axis(view: GraphView, node: onnx.NodeProto) -> int | None:
     return None if axis == len(shape) - 1 else axis
 
 
-@dataclass(frozen=True)
-class _Powers:
-    """What a Softmax that a convolution reads became: e, shape (N, C, places), and its sum, (N, 1, places)."""
-
-    powers: str
-    total: str
-    weight: NDArray[np.float32]
-    shape: tuple[int, ...]
-
-
 class _Writer:
-    """Collects the new nodes and constants of one graph, in order."""
+    """Collects the new nodes and constants of one graph, in order; ``written``: convolutions that are among them."""
 
     def __init__(self, view: GraphView, opset: int) -> None:
         self._view, self._opset = view, opset
-        self._of_convolutions: dict[str, _Powers] = {}
+        self.written: set[str] = set()
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, onnx.TensorProto] = {}
 
-    def keep(self, node: onnx.NodeProto) -> None:
-        read = self._of_convolutions.get(node.input[0]) if node.input else None
-        if read is None:
-            self.nodes.append(node)
-            return
-        name = node_name(node)
-        weight = self._constant(f"{name}/matrix", read.weight)
-        self._add("MatMul", [weight, read.powers], f"{name}/product", name)
-        self._add("Div", [f"{name}/product", read.total], f"{name}/mean")
-        shape = self._constant(f"{name}/shape", np.array(read.shape, np.int64))
-        self._add("Reshape", [f"{name}/mean", shape], node.output[0], f"{name}/Reshape")
-
     def expand(self, node: onnx.NodeProto, axis: int) -> None:
-        source, output, name = node.input[0], node.output[0], node_name(node)
+        source, name = node.input[0], node_name(node)
         axes = self._constant(f"softmax/axis{axis}", np.array([axis], np.int64))
         if self._opset >= _AXES_AS_INPUT:
             self._add("ReduceMax", [source, axes], f"{name}/max", keepdims=1)
@@ -104,31 +81,40 @@ class _Writer:
             self._add("ReduceMax", [source], f"{name}/max", keepdims=1, axes=[axis])
         self._add("Sub", [source, f"{name}/max"], f"{name}/below")
         self._add("Exp", [f"{name}/below"], f"{name}/powers")
-        read = self._convolution_of(node, axis)
-        powers = f"{name}/powers" if read is None else read.powers
-        if read is not None:
-            places = np.array([*self._view.shape(output)[:2], -1], np.int64)  # type: ignore[index]  # known: _inner_axis
-            self._add("Reshape", [f"{name}/powers", self._constant(f"{name}/shape", places)], powers)
-            self._of_convolutions[output] = read
-        self._add("ReduceSum", [powers, axes], f"{name}/sum", keepdims=1)
-        if read is None:
-            self._add("Div", [powers, f"{name}/sum"], output, f"{name}/Div")
+        mean = self._convolution_of(node.output[0], axis)
+        if mean is None:
+            self._add("ReduceSum", [f"{name}/powers", axes], f"{name}/sum", keepdims=1)
+            self._add("Div", [f"{name}/powers", f"{name}/sum"], node.output[0], f"{name}/Div")
+            return
+        bins = np.array([*(self._view.shape(source) or ())[:2], -1], np.int64)
+        self._add("Reshape", [f"{name}/powers", self._constant(f"{name}/shape", bins)], f"{name}/bins")
+        self._add("ReduceSum", [f"{name}/bins", axes], f"{name}/sum", keepdims=1)
+        self._write_mean(*mean, f"{name}/bins", f"{name}/sum")
 
-    def _convolution_of(self, node: onnx.NodeProto, axis: int) -> _Powers | None:
-        """The convolution that takes a weighted mean of the Softmax's bins, where nothing else reads it."""
-        tensor, name = node.output[0], node_name(node)
+    def _write_mean(
+        self, convolution: onnx.NodeProto, weight: NDArray[np.floating[Any]], bins: str, total: str
+    ) -> None:
+        """What ``convolution`` makes, from e in ``bins`` (N, C, places) and its sum in ``total`` (N, 1, places)."""
+        name, output = node_name(convolution), convolution.output[0]
+        matrix = self._constant(f"{name}/matrix", weight.reshape(weight.shape[:2]))
+        self._add("MatMul", [matrix, bins], f"{name}/product", name)
+        self._add("Div", [f"{name}/product", total], f"{name}/mean")
+        size = self._constant(f"{name}/shape", np.array(self._view.shape(output), np.int64))
+        self._add("Reshape", [f"{name}/mean", size], output, f"{name}/Reshape")
+        self.written.add(name)
+
+    def _convolution_of(self, tensor: str, axis: int) -> tuple[onnx.NodeProto, NDArray[np.floating[Any]]] | None:
+        """The one convolution that alone reads the bins ``tensor``, for their weighted mean; and its weight."""
         readers = self._view.consumers(tensor)
         if axis != 1 or len(readers) != 1 or tensor in self._view.outputs or readers[0].op_type != "Conv":
             return None
-        reader = readers[0]
+        (reader,) = readers
         weight, shape = self._view.constant(reader.input[1]), self._view.shape(reader.output[0])
         if weight is None or shape is None or reader.input[0] != tensor or any(reader.input[2:]):
             return None
         moved = any(attribute(reader, "pads", ())) or any(step != 1 for step in attribute(reader, "strides", ()))
         whole = attribute(reader, "group", 1) == 1 and all(size == 1 for size in weight.shape[2:])
-        if moved or not whole:
-            return None
-        return _Powers(f"{name}/bins", f"{name}/sum", weight.reshape(weight.shape[:2]), shape)
+        return (reader, weight) if whole and not moved else None
 
     def _add(self, op_type: str, inputs: list[str], output: str, name: str = "", **attributes: Any) -> None:
         self.nodes.append(helper.make_node(op_type, inputs, [output], name or output, **attributes))

@@ -13,7 +13,7 @@ from qtoolkit.data.samples import Samples, Split, collect_samples
 from qtoolkit.data.sources import open_data_source
 from qtoolkit.errors import UsageError
 from qtoolkit.evaluation.agreement import agreement, reference_as_ground_truth
-from qtoolkit.evaluation.coco_ap import bootstrap_interval, coco_keypoint_ap
+from qtoolkit.evaluation.coco_ap import bootstrap_interval, coco_keypoint_ap, counted_people
 from qtoolkit.evaluation.pose_network import PoseNetwork, predict_set
 from qtoolkit.quantization.labelled_photos import find_labelled_photos
 from qtoolkit.quantization.ptq import Quantizer
@@ -71,7 +71,7 @@ class PlanJudge:
         truth = self._truth if by_labels else None
         if truth is None:
             truth = reference_as_ground_truth({image: self._float[image] for image in self._ids})
-        if not any(person["num_keypoints"] and not person["iscrowd"] for person in truth["annotations"]):
+        if not counted_people(truth):
             return True
         found, others = self._run_on_photos(model), self._run_on_photos(other)
         return bootstrap_interval(truth, found, self._ids, baseline=others, level=_LEVEL).lo > 0.0

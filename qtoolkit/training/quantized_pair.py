@@ -105,9 +105,10 @@ class QuantizedPair:
     def exchange_(self, constants: Mapping[str, NDArray[np.float32]]) -> dict[str, Tensor]:
         """Give the student these values of the constants that it trains, and return those it had; others stay."""
         trained, before = self.student.parameters_by_name(), dict[str, Tensor]()
-        for name in (name for name in constants if name in trained):
-            before[name] = trained[name].detach().clone()
-            trained[name].copy_(torch.from_numpy(constants[name]))
+        for name, value in constants.items():
+            if name in trained:
+                before[name] = trained[name].detach().clone()
+                trained[name].copy_(torch.from_numpy(value))
         return before
 
     def network(self) -> onnx.ModelProto:

@@ -44,23 +44,14 @@ def test_all_read_the_same_photos(model_file, make_data_set, tmp_path):
     assert inputs.photos.stat().st_mtime_ns == before
 
 
-def with_unlabelled(data, images):
-    """The data set with a part unlabeled of these PNG files."""
-    folder = data / "more"
-    folder.mkdir()
-    for number, content in enumerate(images):
-        (folder / f"{number}.png").write_bytes(content)
-    text = (data / "dataset.yaml").read_text()
-    (data / "dataset.yaml").write_text(f"{text}\nunlabeled: {{images: more}}\n")
-    return data
-
-
-def test_photos_without_labels_get_ids_of_their_own_and_are_looked_at_once(model_file, make_data_set, tmp_path):
+def test_photos_without_labels_get_ids_of_their_own_and_are_looked_at_once(
+    model_file, make_data_set, add_unlabelled, tmp_path
+):
     data = make_data_set(tmp_path / "data")
     calibrated = (data / "calib" / "11.png").read_bytes()
     evaluated = (data / "val" / "1.png").read_bytes()
     new = [cv2.imencode(".png", np.full((30, 40, 3), shade, np.uint8))[1].tobytes() for shade in (10, 200, 90)]
-    with_unlabelled(data, [evaluated, *new])
+    add_unlabelled(data, [evaluated, *new])
     out = tmp_path / "out"
     assert open_inputs(model_file, data, out, None, None).unlabelled is None
     inputs = open_inputs(model_file, data, out, None, None, None)
