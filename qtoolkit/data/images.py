@@ -42,6 +42,7 @@ _JPEG_SCAN, _JPEG_APP1 = 0xDA, 0xE1
 # What has no length behind it: a stuffed zero, TEM, the restart marks, start and end of image.
 _JPEG_BARE = frozenset({0x00, 0x01, *range(0xD0, 0xDA)})
 _EXIF_ORIENTATION = 0x0112
+_SILENT = 0
 
 
 def list_images(folder: str | os.PathLike[str]) -> tuple[str, ...]:
@@ -183,9 +184,11 @@ def _exif_orientation(tiff: bytes) -> int:
 @contextlib.contextmanager
 def _quiet_opencv() -> Iterator[None]:
     """Keep OpenCV's own lines about a bad file off the terminal: the error raised here says it, and names the file."""
-    logging: Any = cv2.utils.logging
+    # Its place depends on the version: 4.x has the two functions, 5.x a module of them.
+    opencv: Any = cv2
+    logging = opencv if hasattr(opencv, "setLogLevel") else opencv.utils.logging
     level = logging.getLogLevel()
-    logging.setLogLevel(logging.LOG_LEVEL_SILENT)
+    logging.setLogLevel(_SILENT)
     try:
         yield
     finally:

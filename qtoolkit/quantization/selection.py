@@ -51,6 +51,14 @@ _TIE_BREAK = 1e-9
 _HIGHS: Any = highspy.Highs
 
 
+class _QuietHighs(_HIGHS):  # type: ignore[misc]
+    """Says nothing: highspy 1.16 writes a line to stdout while it is made, in a call that comes before any option."""
+
+    def enableCallbacks(self) -> None:  # noqa: N802 - the name is highspy's
+        self.setOptionValue("output_flag", False)
+        super().enableCallbacks()
+
+
 @dataclass(frozen=True)
 class Budget:
     """The share (0–1) of the network that may be at 16 bit, and of what.
@@ -171,7 +179,7 @@ def _program(
     # Scaled, because losses may be as small as the solver's tolerances.
     gain = _OBJECTIVE * _scaled([losses[name] for name in names])
     price = _scaled([costs[name] for name in names])
-    model = _HIGHS()
+    model = _QuietHighs()
     model.setOptionValue("output_flag", False)
     model.setOptionValue("threads", 1)
     model.setOptionValue("mip_rel_gap", 0.0)

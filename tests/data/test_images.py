@@ -111,10 +111,20 @@ def test_an_image_too_large_for_opencv_is_an_error_of_ours(tmp_path: Path) -> No
 
 
 def test_opencv_logs_as_before_after_a_bad_file(tmp_path: Path) -> None:
-    before = cv2.utils.logging.getLogLevel()
+    logging = cv2 if hasattr(cv2, "getLogLevel") else cv2.utils.logging
+    before = logging.getLogLevel()
     with pytest.raises(DataSetError):
         decode_image(encoded(".webp")[:-100], tmp_path / "bad.webp")
-    assert cv2.utils.logging.getLogLevel() == before
+    assert logging.getLogLevel() == before
+
+
+def test_opencv_4_has_its_log_level_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    levels = [3]
+    monkeypatch.setattr(cv2, "getLogLevel", lambda: levels[-1], raising=False)
+    monkeypatch.setattr(cv2, "setLogLevel", levels.append, raising=False)
+    monkeypatch.setattr(cv2, "utils", object())
+    decode_image(encoded(".png"), tmp_path / "good.png")
+    assert levels == [3, 0, 3]
 
 
 @settings(deadline=None)
