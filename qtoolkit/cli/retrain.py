@@ -95,7 +95,12 @@ is what `qtool train` writes."""
 @click.option(
     "--amp",
     type=click.Choice(["auto", "off", "bf16"]),
-    help="bfloat16 in the training.  [default: auto, where the processor multiplies in it; weights: off]",
+    help="bfloat16 in the training.  [default: auto, where the device multiplies in it; weights: off]",
+)
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    help="Where torch computes.  [default: auto, cuda where there is one]",
 )
 @click.option("--threads", type=_COUNT, metavar="N", help="Threads of torch.  [default: one per core]")
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Seed of all that is drawn.  [default: 0]")

@@ -87,9 +87,10 @@ class Distillation:
 
     def __init__(self, outputs: tuple[str, ...], scores: Mapping[str, Tensor], limit: float | None = None) -> None:
         self.outputs = outputs
-        self._scores = dict(scores)
+        self._scores = {name: channels.tolist() for name, channels in scores.items()}
         self._limit = limit
         self._variance: dict[str, Tensor] = {}
+        self._channels: dict[tuple[str, torch.device], tuple[Tensor, Tensor]] = {}
 
     def measure_spread(self, teacher: Mapping[str, Tensor]) -> None:
         """Take the variances that differences are divided by from this batch of the teacher's, from now on.
@@ -100,21 +101,17 @@ class Distillation:
         self(teacher, teacher)
 
     def __call__(self, teacher: Mapping[str, Tensor], student: Mapping[str, Tensor]) -> LossParts:
-        """The loss of one batch; both map each tensor of ``outputs`` to (B, C, H, W) or (B, …) values."""
+        """The loss of one batch; both map each tensor of ``outputs`` to (B, C, H, W) or (B, …) values of one device."""
         confidence = self.place_weights(teacher)
-        scores = rest = torch.zeros(())
+        scores = rest = torch.zeros((), device=teacher[self.outputs[0]].device)
         for name in self.outputs:
             wanted, given = teacher[name], student[name]
-            chosen = self._scores.get(name)
-            others = wanted.shape[1] - (0 if chosen is None else len(chosen))
+            chosen, others = self._channels_of(name, wanted)
             weight = confidence.get(tuple(wanted.shape[2:]))
-            if chosen is not None:
+            if len(chosen):
                 scores = scores + _score_loss(wanted[:, chosen], given[:, chosen])
-            if others:
-                kept = torch.ones(wanted.shape[1], dtype=torch.bool)
-                if chosen is not None:
-                    kept[chosen] = False
-                rest = rest + self._difference(name, wanted[:, kept], given[:, kept], weight)
+            if len(others):
+                rest = rest + self._difference(name, wanted[:, others], given[:, others], weight)
         levels = max(1, len({tuple(teacher[name].shape[2:]) for name in self.outputs}))
         scores, rest = scores / levels, rest / levels
         return LossParts(_SCORE_WEIGHT * scores + rest, scores.detach(), rest.detach())
@@ -122,10 +119,27 @@ class Distillation:
     def place_weights(self, teacher: Mapping[str, Tensor]) -> dict[tuple[int, ...], Tensor]:
         """How much each place counts: weights (B, 1, H, W) that sum to 1, of each size of map that has confidences."""
         weights = {}
-        for name, chosen in self._scores.items():
+        for name in self._scores:
+            chosen, _ = self._channels_of(name, teacher[name])
             sure = teacher[name][:, chosen].sigmoid().amax(1, keepdim=True) + _BACKGROUND
             weights[tuple(sure.shape[2:])] = sure / sure.sum()
         return weights
+
+    def _channels_of(self, name: str, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Indices of the confidence channels of an output and of its other ones, where ``values`` lie.
+
+        Made once for each device: to send them with every batch, or to look for the ones in a mask, would make the
+        processor wait for a GPU.
+        """
+        key = name, values.device
+        if key not in self._channels:
+            chosen = self._scores.get(name, [])
+            others = sorted({*range(values.shape[1])} - {*chosen})
+            self._channels[key] = (
+                torch.tensor(chosen, dtype=torch.int64, device=values.device),
+                torch.tensor(others, dtype=torch.int64, device=values.device),
+            )
+        return self._channels[key]
 
     def _difference(self, name: str, wanted: Tensor, given: Tensor, weight: Tensor | None) -> Tensor:
         if weight is None or wanted.dim() != 4:

@@ -69,6 +69,18 @@ class NetworkPair:
         )
         return cls(swapped, changes, image.input_size_wh, teacher.requires_grad_(False), student, loss)
 
+    @property
+    def device(self) -> torch.device:
+        """Where both networks compute."""
+        some = next(self.student.parameters(), None)
+        return torch.device("cpu") if some is None else some.device
+
+    def to_(self, device: torch.device) -> None:
+        """Move both networks; the loss goes where their outputs are. What was taken from them before is no longer
+        theirs."""
+        self.teacher.to(device)
+        self.student.to(device)
+
     def activations_behind(self) -> dict[str, str]:
         """Layer → kind of the activation function that was replaced behind it, where nothing else reads the layer.
 
@@ -137,7 +149,7 @@ class NetworkPair:
         if not statistics:
             return False
         before, old = self._mean_loss(images), {name: tensor.clone() for name, tensor in statistics.items()}
-        self.student.estimate_statistics(_chunks(images))
+        self.student.estimate_statistics(self._chunks(images))
         if self._mean_loss(images) < before:
             return True
         for name, tensor in statistics.items():
@@ -146,21 +158,20 @@ class NetworkPair:
 
     @torch.no_grad()
     def _mean_loss(self, images: Tensor) -> float:
-        losses = [float(self.loss(self.teacher(part), self.student(part)).total) for part in _chunks(images)]
+        losses = [float(self.loss(self.teacher(part), self.student(part)).total) for part in self._chunks(images)]
         return sum(losses) / len(losses)
 
     @torch.no_grad()
     def _runs_at(self, size_wh: tuple[int, int]) -> bool:
         try:
-            self.teacher(torch.zeros(1, 3, size_wh[1], size_wh[0]))
+            self.teacher(torch.zeros(1, 3, size_wh[1], size_wh[0], device=self.device))
         # What torch raises where shapes do not fit each other, and what the graph's own constants do not allow.
         except (RuntimeError, ModelFileError):
             return False
         return True
 
-
-def _chunks(images: Tensor) -> Iterator[Tensor]:
-    return (images[start : start + _CHUNK] for start in range(0, len(images), _CHUNK))
+    def _chunks(self, images: Tensor) -> Iterator[Tensor]:
+        return (images[start : start + _CHUNK].to(self.device) for start in range(0, len(images), _CHUNK))
 
 
 def _head_of(model: onnx.ModelProto, wanted: str | None) -> Head | None:

@@ -255,7 +255,8 @@ class OnnxModule(nn.Module):
                 expected=", ".join(map(repr, self.inputs)),
                 found=", ".join(map(repr, given)) or "none",
             )
-        values: dict[str, Tensor] = {"": torch.empty(0)}
+        device = next((tensor.device for tensor in given.values()), None)
+        values: dict[str, Tensor] = {"": torch.empty(0, device=device)}
         for name, key in self._keys.items():
             held = self._parameters.get(key, self._buffers.get(key))
             if held is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,7 +38,7 @@ class PhotoBatches:
     """Random views of photos: scale 0.6–1.6 of the letterbox's, moved, mirrored in half of the cases, light and colour.
 
     Batch i is a function of ``seed`` and i alone, so that a run goes on where it stopped. Decoded photos are kept, up
-    to 1 GiB of them.
+    to 1 GiB of them. Threads may ask at once.
     """
 
     def __init__(self, paths: Sequence[Path], batch: int, seed: int) -> None:
@@ -46,6 +47,7 @@ class PhotoBatches:
         self._seed = seed
         self._decoded: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
         self._decoded_bytes = 0
+        self._lock = threading.Lock()
 
     def batch(self, index: int, size_wh: tuple[int, int]) -> NDArray[np.float32]:
         """Batch ``index``: (B, H, W, 3) float32, RGB 0–1. Raises DataSetError for a photo that cannot be read."""
@@ -60,13 +62,18 @@ class PhotoBatches:
         return out
 
     def _photo(self, index: int) -> NDArray[np.uint8]:
-        if index in self._decoded:
-            self._decoded.move_to_end(index)
-            return self._decoded[index]
-        image = self._decoded[index] = np.ascontiguousarray(read_image(self._paths[index])[..., ::-1])
-        self._decoded_bytes += image.nbytes
-        while self._decoded_bytes > _CACHE_BYTES and len(self._decoded) > 1:
-            self._decoded_bytes -= self._decoded.popitem(last=False)[1].nbytes
+        with self._lock:
+            if index in self._decoded:
+                self._decoded.move_to_end(index)
+                return self._decoded[index]
+        image = np.ascontiguousarray(read_image(self._paths[index])[..., ::-1])
+        with self._lock:
+            # Another thread may have decoded it meanwhile.
+            if index not in self._decoded:
+                self._decoded[index] = image
+                self._decoded_bytes += image.nbytes
+            while self._decoded_bytes > _CACHE_BYTES and len(self._decoded) > 1:
+                self._decoded_bytes -= self._decoded.popitem(last=False)[1].nbytes
         return image
 
 

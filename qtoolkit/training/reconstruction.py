@@ -82,8 +82,8 @@ class Patches:
         columns = padded.shape[2]
         corner = places // width * self.strides[0] * columns + places % width * self.strides[1]
         offsets = (
-            torch.arange(self.kernel[0])[:, None] * self.dilations[0] * columns
-            + torch.arange(self.kernel[1]) * self.dilations[1]
+            torch.arange(self.kernel[0], device=places.device)[:, None] * self.dilations[0] * columns
+            + torch.arange(self.kernel[1], device=places.device) * self.dilations[1]
         ).flatten()
         index = (corner[:, None] + offsets).flatten()
         taken = padded.flatten(1)[:, index].view(self.group, -1, len(places), len(offsets))
@@ -97,12 +97,12 @@ def fit_activation(kind: str, values: Tensor) -> tuple[Tensor, Tensor]:
     regression. A channel that is never far from a constant keeps slope 1 and shift 0; so does an unknown ``kind``.
     """
     channels = values.shape[1]
-    slope, shift = torch.ones(channels), torch.zeros(channels)
+    slope, shift = torch.ones(channels, device=values.device), torch.zeros(channels, device=values.device)
     if kind not in _ACTIVATIONS:
         return slope, shift
     wanted = _ACTIVATIONS[kind](values)
     wanted = wanted - wanted.mean(0)
-    best = torch.full((channels,), torch.inf)
+    best = torch.full_like(slope, torch.inf)
     for candidate in _SHIFTS.tolist():
         rectified = F.relu(values + candidate)
         rectified = rectified - rectified.mean(0)
@@ -197,12 +197,13 @@ def _sample(
     for index in range(len(reads)):
         wanted = target(index)
         count, width = wanted.shape[1] * wanted.shape[2], wanted.shape[2]
-        places = torch.randperm(count, generator=generator)[:per_image]
+        # Drawn by the processor: the same places whatever the device.
+        places = torch.randperm(count, generator=generator)[:per_image].to(reads.device)
         found = patches.rows(reads[index], places, width)
         if index == 0:
             total = len(reads) * len(places)
-            x = torch.ones(found.shape[0], total, found.shape[2] + 1)
-            y = torch.empty(total, wanted.shape[0])
+            x = found.new_ones(found.shape[0], total, found.shape[2] + 1)
+            y = found.new_empty(total, wanted.shape[0])
         chosen = slice(index * len(places), (index + 1) * len(places))
         x[:, chosen, :-1] = found
         y[chosen] = wanted.flatten(1)[:, places].T

@@ -18,6 +18,7 @@ from qtoolkit.data.sources import DataSource, open_data_source
 from qtoolkit.errors import DataSetError
 from qtoolkit.evaluation.evaluate import evaluate_network
 from qtoolkit.graph.swap_activations import ActivationSwap
+from qtoolkit.training.distributed import pick_device
 from qtoolkit.training.fine_tuning import FineTuning, tuning_size_wh
 from qtoolkit.training.layer_fit import fit_images, fit_layers_
 from qtoolkit.training.network_pair import NetworkPair
@@ -59,8 +60,8 @@ def retrain_network(options: RetrainOptions, progress: StageProgress | None = No
     Raises, before anything is written: ModelFileError for a network that cannot be used or has nothing to replace,
     HeadError where its outputs do not fit ``head``, DataSetError where there are no usable photos, or ones that are
     evaluated on too, or no labels to evaluate by, CheckpointError and UsageError where ``out`` holds something else or
-    another retraining, UsageError for a size that the network does not run at. Later: QtoolError where the loss is no
-    number any more.
+    another retraining, UsageError for a size that the network does not run at, UnavailableError for a device that is
+    not there. Later: QtoolError where the loss is no number any more.
     """
     with torch_threads(options.threads):
         return _Retraining(options, progress or (lambda stage, done, total: None)).go()
@@ -72,8 +73,9 @@ class _Retraining:
     def __init__(self, options: RetrainOptions, progress: StageProgress) -> None:
         self._begun = time.monotonic()
         self._options, self._progress = options, progress
+        self._device = pick_device(options.device)
         self._pair = NetworkPair.of(options)
-        tuning_size_wh(self._pair, options)
+        self._tuning_size_wh = tuning_size_wh(self._pair, options)
         source = open_data_source(options.images, parts=("train",), progress=self._stage("rendering people"))
         photos = source.learning_split("--images")
         self._photos = CalibrationSet.from_split(photos, options.max_images, options.seed)
@@ -85,6 +87,7 @@ class _Retraining:
     def go(self) -> RetrainResult:
         """Fit and fine-tune, as far as that has not been done."""
         self._folder.prepare()
+        self._pair.to_(self._device)
         if self._folder.tuned is None:
             self._fit()
         else:
@@ -126,7 +129,7 @@ class _Retraining:
             return self._measure(seen, folder.model)
 
         options = self._options
-        batches = PlainBatches(self._photos.paths, options.batch, options.seed, tuning_size_wh(pair, options))
+        batches = PlainBatches(self._photos.paths, options.batch, options.seed, self._tuning_size_wh, self._device)
         tuning = FineTuning(pair, folder, options, batches, measure, self._aps, self._stage("fine-tuning"))
         tuning.run(lambda: pair.settle_statistics_(self._fit_on))
         # A finished run that is repeated: what it wrote may have been taken away, and --data may be new.

@@ -11,7 +11,7 @@ from qtoolkit.errors import UsageError
 
 __all__ = ["RetrainOptions", "build_retrain_options"]
 
-_FREE = ("out", "threads", "save_every_minutes", "data", "eval_every", "eval_images")
+_FREE = ("out", "threads", "save_every_minutes", "data", "eval_every", "eval_images", "device")
 
 
 class RetrainOptions(BaseModel):
@@ -25,7 +25,8 @@ class RetrainOptions(BaseModel):
       quarters of the input) for the layer-by-layer fit; ``rows``: places sampled per layer.
     - ``steps_images``: images seen in the fine-tuning that follows, in whole batches, 0 for none; ``train_size``: their
       size in pixels (None: about 0.7 of the input); ``batch``, ``lr`` (Adam, falls along a cosine to 2 %).
-    - ``amp``: both networks in bfloat16 in the fine-tuning; auto: where the processor multiplies in it.
+    - ``device`` of torch: cpu or cuda; auto: cuda where there is one. A run may go on on another one.
+    - ``amp``: both networks in bfloat16 in the fine-tuning; auto: where the device multiplies in it.
     - ``data``: labelled data set for the AP after the fit, every ``eval_every`` images and at the end, on
       ``eval_images`` photos (None: all).
     - ``threads`` of torch; ``save_every_minutes`` the state.
@@ -48,6 +49,7 @@ class RetrainOptions(BaseModel):
     train_size: int | None = Field(default=None, ge=32)
     batch: int = Field(default=8, ge=1)
     lr: float = Field(default=7e-5, gt=0)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     amp: Literal["auto", "off", "bf16"] = "auto"
     data: str | None = None
     eval_every: int = Field(default=0, ge=0)

@@ -29,6 +29,7 @@ class ShardedGradients(Generic[PartT, FactsT]):
 
     ``loss_of(part)`` returns the loss of a part, a scalar mean over its images, and facts about it; it is called from
     several threads. Parts are added up in their order, so what comes out does not depend on the number of ``threads``.
+    0 of them: one part after the other in the thread that asks, which is what a GPU wants.
     """
 
     def __init__(
@@ -39,9 +40,11 @@ class ShardedGradients(Generic[PartT, FactsT]):
     ) -> None:
         self._loss_of = loss_of
         self._parameters = list(parameters)
-        self._pool = ThreadPoolExecutor(
-            threads, thread_name_prefix="part", initializer=torch.set_num_threads, initargs=(1,)
-        )
+        self._pool: ThreadPoolExecutor | None = None
+        if threads:
+            self._pool = ThreadPoolExecutor(
+                threads, thread_name_prefix="part", initializer=torch.set_num_threads, initargs=(1,)
+            )
 
     def __enter__(self) -> Self:
         return self
@@ -49,13 +52,14 @@ class ShardedGradients(Generic[PartT, FactsT]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._pool.shutdown(cancel_futures=True)
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
 
     def __call__(self, parts: Sequence[PartT]) -> list[FactsT]:
         """Set the gradients from a batch in parts, whose lengths are their numbers of images; the facts about each."""
         images = sum(len(part) for part in parts)
         shares = [len(part) / images for part in parts]
-        done = list(self._pool.map(self._part, parts))
+        done = list((self._pool.map if self._pool is not None else map)(self._part, parts))
         for index, parameter in enumerate(self._parameters):
             given = [
                 (share, one[index]) for share, (one, _) in zip(shares, done, strict=True) if one[index] is not None
@@ -63,7 +67,7 @@ class ShardedGradients(Generic[PartT, FactsT]):
             parameter.grad = None
             for share, gradient in given:
                 if parameter.grad is None:
-                    parameter.grad = share * gradient
+                    parameter.grad = gradient if share == 1 else share * gradient
                 else:
                     parameter.grad.add_(gradient, alpha=share)
         return [facts for _, facts in done]

@@ -132,6 +132,20 @@ def test_bfloat16_for_weights_is_asked_for(weights, trained, word, amp):
     assert trained[0].amp == amp
 
 
+def test_the_device_of_weights_is_that_of_their_training(weights, trained):
+    assert _run(weights, "--data", "people", "--device", "cpu", "--quiet").exit_code == 0
+    assert _run(weights, "--data", "people", "--quiet").exit_code == 0
+    assert [recipe.device for recipe in trained] == ["cpu", "auto"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_that_is_not_there(network, tmp_path):
+    result = _run(network, "--images", tmp_path / "photos", "--device", "cuda", "--out", tmp_path / "out")
+    assert "no such CUDA device" in result.output
+    assert result.exit_code != 0
+    assert not (tmp_path / "out").exists()
+
+
 def test_retrained_weights_as_json(weights, trained):
     result = _run(weights, "--data", "people", "--quiet", "--json")
     document = json.loads(result.stdout)

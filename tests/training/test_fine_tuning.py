@@ -8,7 +8,10 @@ import onnx
 import pytest
 import torch
 
+from qtoolkit.errors import QtoolError
+from qtoolkit.training import fine_tuning
 from qtoolkit.training.fine_tuning import FineTuning, learning_rate_share
+from qtoolkit.training.journal import read_journal
 from qtoolkit.training.network_pair import NetworkPair
 from qtoolkit.training.retrain_folder import RetrainFolder
 from qtoolkit.training.retrain_options import RetrainOptions
@@ -77,3 +80,44 @@ def test_bfloat16_learns_nearly_the_same(tuning, tmp_path):
         found[amp] = _weights(pair) - start
     assert found["off"].abs().max() > 0
     assert torch.nn.functional.cosine_similarity(found["off"], found["bf16"], dim=0) > 0.6
+
+
+def _as_on_a_gpu(run: FineTuning) -> FineTuning:
+    """The run, that takes the whole batch at once and looks at the loss only where it writes."""
+    run._on_cpu = False
+    return run
+
+
+def test_a_whole_batch_at_once_learns_the_same(tuning, tmp_path):
+    found = {}
+    for way in ("parts", "whole"):
+        run, pair = tuning(steps_images=8, lr=1e-3, amp="off", out=tmp_path / way)
+        start = _weights(pair).clone()
+        (run if way == "parts" else _as_on_a_gpu(run)).run(lambda: None)
+        found[way] = _weights(pair) - start
+    assert torch.nn.functional.cosine_similarity(found["parts"], found["whole"], dim=0) > 0.999
+    logs = [read_journal(tmp_path / way / "log.jsonl")[-1] for way in found]
+    assert logs[0]["rest"] == pytest.approx(logs[1]["rest"], rel=1e-3)
+
+
+def test_a_loss_that_is_none_ends_the_run_at_the_next_line_of_the_log(tuning, tmp_path, monkeypatch):
+    monkeypatch.setattr(fine_tuning, "_LOG_EVERY", 6)
+    run, _ = tuning(steps_images=40, amp="off", save_every_minutes=3.0)
+    loss_of, seen = run._loss_of, []
+
+    def broken(batch):
+        loss, parts = loss_of(batch)
+        seen.append(run._seen)
+        return loss, parts * float("nan") if run._seen == 2 else parts
+
+    monkeypatch.setattr(run, "_loss_of", broken)
+    with pytest.raises(QtoolError, match="after 6 images"):
+        _as_on_a_gpu(run).run(lambda: None)
+    assert seen == [0, 2, 4]
+    assert not (tmp_path / "out" / "last.safetensors").exists()
+
+
+@pytest.mark.parametrize(("capability", "bf16"), [((7, 5), False), ((8, 0), True), ((9, 0), True), ((12, 0), True)])
+def test_bfloat16_by_itself_where_the_gpu_has_it(monkeypatch, capability, bf16):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert fine_tuning._multiplies_bf16(torch.device("cuda", 0)) == bf16

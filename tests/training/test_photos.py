@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import cv2
 import numpy as np
 import pytest
@@ -89,3 +91,13 @@ def test_a_photo_that_cannot_be_read(photos):
     photos[0].write_bytes(b"no image")
     with pytest.raises(DataSetError, match=r"0\.png"):
         PhotoBatches(photos[:1], 1, 0).batch(0, (32, 32))
+
+
+def test_threads_may_ask_at_once(photos, monkeypatch):
+    monkeypatch.setattr(photos_module, "_CACHE_BYTES", 2 * 40 * 60 * 3)
+    wanted = [PhotoBatches(photos, 4, 0).batch(index, (32, 32)) for index in range(40)]
+    shared = PhotoBatches(photos, 4, 0)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda index: shared.batch(index, (32, 32)), range(40)))
+    np.testing.assert_array_equal(wanted, found)
+    assert shared._decoded_bytes == sum(image.nbytes for image in shared._decoded.values()) <= 2 * 40 * 60 * 3

@@ -9,8 +9,9 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 
-from qtoolkit.errors import DataSetError, ModelFileError, QtoolError, UsageError
+from qtoolkit.errors import DataSetError, ModelFileError, QtoolError, UnavailableError, UsageError
 from qtoolkit.graph.layers import find_layers
 from qtoolkit.graph.load import prepare_network
 from qtoolkit.training import fine_tuning
@@ -36,6 +37,7 @@ def options(tmp_path, photos, tiny_pose_model):
         fields = {
             "model": tmp_path / "net.onnx", "images": str(photos), "out": tmp_path / "out", "fit_images": 4,
             "fit_size": 64, "rows": 2000, "steps_images": 12, "train_size": 64, "batch": 2, "threads": 1,
+            "device": "cpu",
         }  # fmt: skip
         return RetrainOptions.model_validate(fields | changes)
 
@@ -197,6 +199,21 @@ def test_a_size_that_the_network_does_not_run_at(options, tmp_path, option):
     with pytest.raises(UsageError, match=f"--{option.replace('_', '-')}"):
         retrain_network(options(**{option: 40}))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_that_is_not_there(options, tmp_path):
+    with pytest.raises(UnavailableError, match="no such CUDA device"):
+        retrain_network(options(device="cuda"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_may_go_on_on_another_device(options):
+    assert "device" not in options(device="cpu").outcome_fields()
+    retrain_network(options(steps_images=4, device="auto"))
+    stages = []
+    retrain_network(options(steps_images=4, device="cpu"), lambda name, done, total: stages.append(name))
+    assert stages == []
 
 
 def test_a_loss_that_is_no_number_leaves_the_state(options, tmp_path, monkeypatch):

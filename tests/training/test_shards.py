@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
 from torch import nn
@@ -40,6 +42,21 @@ def test_the_number_of_threads_changes_no_bit(network):
             each(_images(7).split(1))
         found.append([parameter.grad.clone() for parameter in network.parameters()])
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+def test_without_threads_the_calling_one_does_it(network):
+    found, callers = [], []
+
+    def loss_of(images):
+        callers.append(threading.current_thread())
+        return network(images).sin().mean(), None
+
+    for threads in (1, 0):
+        with ShardedGradients(loss_of, list(network.parameters()), threads) as gradients:
+            gradients([_images(3)])
+        found.append([parameter.grad.clone() for parameter in network.parameters()])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+    assert callers[1] is threading.current_thread() is not callers[0]
 
 
 def test_a_parameter_without_influence_has_no_gradient(network):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import cv2
 import pytest
 import torch
 
 from qtoolkit.data.sources import open_data_source
+from qtoolkit.training import tuning_batches
 from qtoolkit.training.dataset import TrainingSet, read_labelled_images
 from qtoolkit.training.image_cache import ImageCache
 from qtoolkit.training.recipe import Augmentation
-from qtoolkit.training.tuning_batches import LabelledBatches, PlainBatches
+from qtoolkit.training.tuning_batches import LabelledBatches, PlainBatches, TuningBatch
 
 
 @pytest.fixture
@@ -39,6 +41,39 @@ def test_a_run_that_starts_later_sees_the_same_batches(batches, kind):
         if wanted.targets is not None:
             assert torch.equal(wanted.targets.keypoints, found.targets.keypoints)
     assert not torch.equal(whole[0].images, whole[1].images)
+
+
+def test_for_a_gpu_many_threads_prepare_the_same_batches(make_people, monkeypatch):
+    paths = sorted((make_people() / "train").iterdir())
+    pinned = []
+    monkeypatch.setattr(TuningBatch, "pinned", lambda batch: pinned.append(batch) or batch)
+    monkeypatch.setattr(tuning_batches, "logical_cores", lambda: 5)
+    threads = cv2.getNumThreads()
+    wanted = list(PlainBatches(paths, 2, 0, (64, 64)).batches(2, 40))
+    assert not pinned
+    found = list(PlainBatches(paths, 2, 0, (64, 64), torch.device("cuda")).batches(2, 40))
+    assert len(found) == len(pinned) == 38
+    assert all(torch.equal(one.images, other.images) for one, other in zip(wanted, found, strict=True))
+    assert cv2.getNumThreads() == threads
+
+
+def test_no_more_wait_than_memory_allows(make_people, monkeypatch):
+    paths = sorted((make_people() / "train").iterdir())
+    made = []
+    monkeypatch.setattr(TuningBatch, "pinned", lambda batch: made.append(batch) or batch)
+    monkeypatch.setattr(tuning_batches, "logical_cores", lambda: 16)
+    monkeypatch.setattr(tuning_batches, "_AHEAD_BYTES", 4 * 2 * 3 * 64 * 64 * 4)
+    waiting = PlainBatches(paths, 2, 0, (64, 64), torch.device("cuda")).batches(0, 100)
+    next(waiting)
+    waiting.close()
+    # Four ahead, and the one that took the place of the first.
+    assert len(made) <= 5
+
+
+def test_a_batch_moves_with_its_people(batches):
+    moved = batches("labelled").batch(0).to(torch.device("meta"))
+    assert moved.images.device.type == moved.targets.keypoints.device.type == "meta"
+    assert batches("plain").batch(0).to(torch.device("meta")).images.device.type == "meta"
 
 
 def test_labelled_images_are_bytes_from_0_to_1_with_people_inside(batches):

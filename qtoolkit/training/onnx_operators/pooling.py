@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -38,10 +38,10 @@ class _Window:
         fits = all(2 * pad <= k for pad, k in zip(self.begins, self.kernel, strict=True))
         return self.begins == self.ends and not any(self.hangs) and fits
 
-    def counts(self, sizes: Sequence[int], axis: int, with_pads: bool) -> Tensor:
-        """How many elements of ``axis`` each window averages over, ``(outputs,)``."""
-        begin, end, size = self.begins[axis], self.ends[axis], sizes[axis]
-        inside = torch.zeros(begin + size + end + self.hangs[axis])
+    def counts(self, x: Tensor, axis: int, with_pads: bool) -> Tensor:
+        """How many elements of the spatial ``axis`` of ``x`` each window averages over, ``(outputs,)``."""
+        begin, end, size = self.begins[axis], self.ends[axis], x.shape[2 + axis]
+        inside = torch.zeros(begin + size + end + self.hangs[axis], device=x.device)
         inside[0 if with_pads else begin : begin + size + (end if with_pads else 0)] = 1.0
         extent = (self.kernel[axis] - 1) * self.dilations[axis] + 1
         return inside.unfold(0, extent, self.strides[axis])[:, :: self.dilations[axis]].sum(1)
@@ -106,7 +106,7 @@ def _average_pool(site: Site) -> Operator:
         ones = torch.ones(channels, 1, *window.kernel, dtype=x.dtype, device=x.device)
         total = _CONVOLUTIONS[rank](_padded(x, window, 0.0), ones, None, window.strides, 0, window.dilations, channels)
         for axis in range(rank):
-            count = window.counts(x.shape[2:], axis, with_pads).to(total)
+            count = window.counts(x, axis, with_pads).to(total)
             total = total / count.reshape(-1, *[1] * (rank - 1 - axis))
         return total
 

@@ -95,6 +95,7 @@ class _Sampler:
             self.rule = "floor"
         self.cubic_a = site.attribute("cubic_coeff_a", -0.75)
         self.exclude_outside = bool(site.attribute("exclude_outside", 0))
+        self._known: dict[tuple[int, int, float, torch.device], list[tuple[Tensor, Tensor]]] = {}
         site.unless(self.mode in _MODES, f"mode {self.mode}")
         site.unless(self.rule in _ROUNDINGS, f"rounding {self.rule}")
         site.unless(self.transform in _TRANSFORMS, f"coordinates {self.transform}")
@@ -102,22 +103,31 @@ class _Sampler:
 
     def along(self, x: Tensor, axis: int, outputs: int, scale: float) -> Tensor:
         """``x`` with ``outputs`` elements along ``axis``."""
-        inputs = x.shape[axis]
-        where = _coordinates(self.transform, inputs, outputs, scale)
-        indices, weights = _taps(self.mode, where, self.rule, self.cubic_a)
-        if self.exclude_outside and self.mode == "cubic":
-            weights = np.where((indices >= 0) & (indices < inputs), weights, 0.0)
-            weights = weights / weights.sum(axis=1, keepdims=True)
-        indices = np.clip(indices, 0, inputs - 1)
         shape = [-1 if i == axis else 1 for i in range(x.dim())]
         total: Tensor | None = None
-        for tap in range(indices.shape[1]):
-            part = x.index_select(axis, torch.from_numpy(indices[:, tap].copy()).to(x.device))
+        for indices, weights in self._taps_of(x.shape[axis], outputs, scale, x.device):
+            part = x.index_select(axis, indices)
             if self.mode == "nearest":
                 return part
-            part = part * torch.from_numpy(weights[:, tap].copy()).to(x).reshape(shape)
+            part = part * weights.to(x).reshape(shape)
             total = part if total is None else total + part
         return x if total is None else total
+
+    def _taps_of(self, inputs: int, outputs: int, scale: float, device: torch.device) -> list[tuple[Tensor, Tensor]]:
+        """Indices and weights of each tap, both ``(outputs,)``, on ``device``; sent there once for each size."""
+        key = (inputs, outputs, scale, device)
+        if key not in self._known:
+            where = _coordinates(self.transform, inputs, outputs, scale)
+            indices, weights = _taps(self.mode, where, self.rule, self.cubic_a)
+            if self.exclude_outside and self.mode == "cubic":
+                weights = np.where((indices >= 0) & (indices < inputs), weights, 0.0)
+                weights = weights / weights.sum(axis=1, keepdims=True)
+            columns = zip(np.clip(indices, 0, inputs - 1).T, weights.T, strict=True)
+            self._known[key] = [
+                (torch.from_numpy(index.copy()).to(device), torch.from_numpy(weight.copy()).to(device))
+                for index, weight in columns
+            ]
+        return self._known[key]
 
     def torch_has_it(self, sizes: Sequence[int], outputs: Sequence[int], scales: Sequence[float]) -> bool:
         """Whether ``F.interpolate`` samples these spatial axes in the same way."""
