@@ -1,8 +1,10 @@
 """Every variant of a finished run as a TensorRT engine on this machine's GPU: AP, latency, and plain calls beside it.
 
 The yardstick is TensorRT called as its own samples do, with an engine built from the same ONNX by the same library and
-no code of qtoolkit in between: one context, one stream, copies in and out. The result is the run's scorecard with the
-engines' own AP and latency; the ratio to the yardstick stands in the conditions of each latency. Needs a GPU.
+no code of qtoolkit in between: one context, one stream, copies in and out. Both builds read and write one cache of
+timings, so that they choose among the same kernels. The result is the run's scorecard with the engines' own AP and
+latency; the ratio to the yardstick stands in the conditions of each latency, and so does the time of the GPU's work
+alone, without copies. Needs a GPU.
 
 usage: python benchmarks/tensorrt_plain.py RUN --data DATA [--target tensorrt-strong] [--out FILE.json]
        RUN is the folder of `qtool quantize MODEL --data DATA --mixed 0.3 --target tensorrt-strong`
@@ -61,15 +63,12 @@ def measure(run: Path, samples: Samples, target: str, runs: int) -> Scorecard:
     """The scorecard of ``run`` with AP and latency of the engines, which are kept in ``run/engines``."""
     card = Scorecard.read(run / "scorecard.json")
     rows: list[ScorecardRow] = []
+    cache = run / "engines" / "timing.cache"
     for row in card.rows:
         path = run / row.file
-        built = build(
-            BuildOptions(
-                model=path, target=target, out=run / "engines", timing_cache=run / "engines" / "timing.cache"
-            )
-        )  # fmt: skip
+        built = build(BuildOptions(model=path, target=target, out=cache.parent, timing_cache=cache))
         reference = rows[0].latency.p50_ms if rows and rows[0].latency else None
-        rows.append(measured_row(row, path, built, samples, runs, reference))
+        rows.append(measured_row(row, path, built, samples, runs, reference, cache))
         latency = rows[-1].latency
         print(row.variant, "AP", rows[-1].ap, "simulated", row.ap, latency and (latency.p50_ms, latency.conditions))
     notes = (*card.notes, f"AP and latency of engines built for {target}; the ranking and the plan are the run's own")
@@ -77,22 +76,29 @@ def measure(run: Path, samples: Samples, target: str, runs: int) -> Scorecard:
 
 
 def measured_row(
-    row: ScorecardRow, path: Path, built: BuildResult, samples: Samples, runs: int, reference_ms: float | None
-) -> ScorecardRow:
+    row: ScorecardRow, path: Path, built: BuildResult, samples: Samples, runs: int, reference_ms: float | None,
+    cache: Path | None = None,
+) -> ScorecardRow:  # fmt: skip
     """One variant: AP of its engine, its latency in turns with the yardstick's, its nearness to ONNX Runtime."""
     with TensorRtGpu(built.file) as runner:
         poses = PoseNetwork.from_runner(runner)
         people, _ = predict_set(poses, samples)
         feeds = next(iter(image_feeds([next(iter(samples)).path], network_input(onnx.load(path)))))
         conditions = dict(runner.conditions())
-        plain = PlainEngine(plan_of_plain_build(path, built.target), feeds)
-        ours, theirs = in_turns([lambda: runner.infer(feeds), plain.infer], runs)
         conditions |= {"parity_db": round(min(nearness(path, runner, feeds), LARGEST_DB), 1)}
+        plain = PlainEngine(plan_of_plain_build(path, built.target, cache), feeds)
+        bare = PlainEngine(built.file.read_bytes(), feeds)
+        bare.infer()
+        ours, theirs, compute, plain_compute = in_turns(
+            [lambda: runner.infer(feeds), plain.infer, bare.compute, plain.compute], runs
+        )
+        bare.close()
         plain.close()
     percentiles = np.percentile(ours, [50, 90, 99])
     plain_ms = float(np.median(theirs))
     conditions |= {
         "batch": 1, "warm_up_count": WARM_UP, "count": runs, "copies": "in and out", "plain_p50_ms": plain_ms,
+        "compute_p50_ms": float(np.median(compute)), "plain_compute_p50_ms": float(np.median(plain_compute)),
         "over_plain": round(float(percentiles[0]) / plain_ms, 4), "int8_layers": built.int8_layers,
         "not_int8": dict(built.not_int8),
     }  # fmt: skip
@@ -131,8 +137,8 @@ def in_turns(calls: Sequence[Callable[[], Any]], runs: int, block: int = 10) -> 
     return [np.array(each[:runs]) for each in times]
 
 
-def plan_of_plain_build(path: Path, target: str) -> bytes:
-    """An engine by the fewest calls: parse, flags, build."""
+def plan_of_plain_build(path: Path, target: str, cache: Path | None = None) -> bytes:
+    """An engine by the fewest calls: parse, flags, build; with the timings in ``cache``, where there are some."""
     trt = load_tensorrt("tensorrt")
     row = find_target(target)
     builder = trt.Builder(message_recorder(trt))
@@ -153,6 +159,8 @@ def plan_of_plain_build(path: Path, target: str) -> bytes:
     if not row.strongly_typed and operators & {"DequantizeLinear", "Cast"}:
         config.set_flag(trt.BuilderFlag.FP16)
         config.set_flag(trt.BuilderFlag.INT8)
+    if cache is not None:
+        config.set_timing_cache(config.create_timing_cache(cache.read_bytes()), ignore_mismatch=False)
     return bytes(builder.build_serialized_network(network, config))
 
 
@@ -184,6 +192,12 @@ class PlainEngine:
                 self._cuda.to_host(array, self._device[name], self._stream)
             self._cuda.wait(self._stream)
         return self._outputs
+
+    def compute(self) -> None:
+        """What is on the GPU already, once more: without copies."""
+        with self._cuda.current():
+            self._context.execute_async_v3(self._stream.handle)
+            self._cuda.wait(self._stream)
 
     def close(self) -> None:
         with self._cuda.current():

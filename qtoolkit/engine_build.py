@@ -124,7 +124,8 @@ def engine_node_times(
     """Milliseconds per node of ``model``, in an engine that is built for it in ``folder`` and profiled on the GPU."""
     path = folder / "profiled.onnx"
     write_bytes(path, model.SerializeToString(deterministic=True))
-    result = build(BuildOptions(model=path, target=target.name, out=folder))
+    # The networks that are profiled one after the other have most of their layers' shapes in common.
+    result = build(BuildOptions(model=path, target=target.name, out=folder, timing_cache=folder / "timing.cache"))
     nodes = [node_name(node) for node in model.graph.node]
     with TensorRtGpu(result.file, onnx_sha256=result.onnx_sha256) as runner:
         return runner.node_times_ms(feeds, nodes, frozenset(layer_precisions(model)))

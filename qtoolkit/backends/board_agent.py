@@ -482,6 +482,7 @@ class TensorRtNetwork:
             raise Failure("tensorrt", "{} ({})".format(error, sys.executable)) from error
         self.trt, self.cuda, self.log = trt, cuda, _trt_log(trt)
         self.precisions = sorted(options.get("precisions") or ())
+        self.float32 = sorted(options.get("float32") or ())
         started = time.monotonic()
         plan, self.built = self._plan(model)
         self.engine = trt.Runtime(self.log).deserialize_cuda_engine(plan)
@@ -518,6 +519,7 @@ class TensorRtNetwork:
         """(engine bytes, whether built now): from the cache where graph, TensorRT, GPU and precisions are the same."""
         about = {"graph": _sha256(model), "tensorrt": str(self.trt.__version__), "gpu": self.cuda.name}
         about["precisions"] = "+".join(self.precisions)
+        about["float32"] = " ".join(self.float32)
         key = hashlib.sha256(json.dumps(about, sort_keys=True).encode("ascii")).hexdigest()[:32]
         path = _folder(_root() / "engines") / (key + ".plan")
         sidecar = path.with_suffix(".json")
@@ -544,10 +546,27 @@ class TensorRtNetwork:
             flag = getattr(trt.BuilderFlag, name.upper(), None)
             if flag is not None:
                 config.set_flag(flag)
+        if self.precisions and self.float32:
+            self._keep_float32(network, config)
         plan = builder.build_serialized_network(network, config)
         if plan is None:
             raise self._told("no engine could be built")
         return bytes(plan)
+
+    def _keep_float32(self, network: Any, config: Any) -> None:
+        """The layers of the nodes ``float32`` stay in it, whatever the flags: in fp16 pixels have steps of a half."""
+        trt = self.trt
+        config.set_flag(trt.BuilderFlag.PREFER_PRECISION_CONSTRAINTS)
+        for place in range(network.num_layers):
+            layer = network.get_layer(place)
+            outputs = [layer.get_output(index) for index in range(layer.num_outputs)]
+            kind = str(layer.type).rsplit(".", 1)[-1]
+            floats = all(output.dtype == trt.DataType.FLOAT for output in outputs)
+            if layer.name not in self.float32 or not floats or kind in _TRT_UNTYPED:
+                continue
+            layer.precision = trt.DataType.FLOAT
+            for index in range(layer.num_outputs):
+                layer.set_output_type(index, trt.DataType.FLOAT)
 
     def _bind(self, np: Any) -> None:
         trt, engine, context = self.trt, self.engine, self.context
@@ -571,6 +590,9 @@ class TensorRtNetwork:
         said = "; ".join(self.log.lines[-3:])
         return _refusal(RuntimeError("{}: {}".format(what, said or "TensorRT gave no reason")))
 
+
+# Layers without arithmetic of their own, whose precision must not be set.
+_TRT_UNTYPED = ("CONSTANT", "SHAPE", "CAST", "ASSERTION", "CONDITION", "IDENTITY")
 
 _TRT_TYPES = {
     "FLOAT": "float32",

@@ -6,7 +6,7 @@ import contextlib
 import json
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +25,15 @@ if TYPE_CHECKING:
     # typing.Self needs Python 3.11.
     from typing_extensions import Self
 
-__all__ = ["BOARD_RUNTIMES", "BoardJob", "BoardNetwork", "choose_runtime", "pack_feeds", "unpack_outputs"]
+__all__ = [
+    "BOARD_RUNTIMES",
+    "BoardJob",
+    "BoardNetwork",
+    "Float32Nodes",
+    "choose_runtime",
+    "pack_feeds",
+    "unpack_outputs",
+]
 
 BOARD_RUNTIMES = ("tensorrt", "onnxruntime")
 
@@ -37,19 +45,22 @@ _OWNED_PATIENCE_S = 9.0
 _OWNED_PAUSE_S = 0.5
 
 Feeds = Sequence[Mapping[str, NDArray[Any]]]
+Float32Nodes = Callable[[onnx.ModelProto], Collection[str]]
 
 
 class BoardNetwork:
-    """A network as it is sent: the bytes of its file, what it takes, and the precisions TensorRT may use in it.
+    """A network as it is sent: the bytes of its file, what it takes, and ``options``, for TensorRT.
 
-    Raises UsageError where ``model`` leaves a size open: a board builds for one size.
+    ``precisions`` are those that TensorRT may use in it; ``float32_nodes``, of the network, tells the nodes that are to
+    stay in float32 all the same. Raises UsageError where ``model`` leaves a size open: a board builds for one size.
     """
 
-    def __init__(self, model: Path | bytes | onnx.ModelProto) -> None:
+    def __init__(self, model: Path | bytes | onnx.ModelProto, float32_nodes: Float32Nodes | None = None) -> None:
         self.content, proto = _read(model)
         weights = {tensor.name for tensor in proto.graph.initializer}
         self.inputs = {each.name: _spec(each) for each in proto.graph.input if each.name not in weights}
         self.precisions = _precisions(proto)
+        self.float32 = sorted(float32_nodes(proto)) if float32_nodes and self.precisions else []
         for name, spec in self.inputs.items():
             if None in spec.shape:
                 raise UsageError(
@@ -58,6 +69,11 @@ class BoardNetwork:
                     found=str(spec),
                     do="fix its size with --input-size",
                 )
+
+    @property
+    def options(self) -> dict[str, list[str]]:
+        """What the agent builds an engine with."""
+        return {"precisions": self.precisions, "float32": self.float32}
 
 
 class BoardJob:
@@ -165,7 +181,8 @@ def pack_feeds(feeds: Feeds, names: Sequence[str]) -> bytes:
             packed = _as_bytes(array)
             arrays[f"{number}.{place}" + (".u8" if packed is not None else "")] = array if packed is None else packed
     stream = BytesIO()
-    np.savez(stream, allow_pickle=False, **arrays)
+    # numpy 1.26 would take any further keyword for an array of that name.
+    np.savez(stream, **arrays)  # type: ignore[arg-type]
     return stream.getvalue()
 
 

@@ -16,7 +16,7 @@ import onnx
 from numpy.typing import NDArray
 
 from qtoolkit.backends.board_address import BoardAddress, parse_board
-from qtoolkit.backends.board_job import BoardJob, BoardNetwork, choose_runtime, pack_feeds, unpack_outputs
+from qtoolkit.backends.board_job import BoardJob, BoardNetwork, Float32Nodes, choose_runtime, pack_feeds, unpack_outputs
 from qtoolkit.backends.jetson_ssh import Board
 from qtoolkit.backends.runner import Condition, Runner, Signature, TensorSpec
 from qtoolkit.errors import UsageError
@@ -42,6 +42,7 @@ class BoardRunner(Runner):
     """An ONNX network on a board. ``device``: an address, ``ssh://…``, or None for this machine.
 
     ``runtime``: tensorrt or onnxruntime there; None takes TensorRT where it is. ``threads``: of ONNX Runtime.
+    ``float32_nodes``: of the network, the nodes that TensorRT must not lower (``graph.layer_precisions``).
     ``infer`` may be called from several threads at once, and should be: up to ``batch`` calls make one round trip.
     """
 
@@ -55,6 +56,7 @@ class BoardRunner(Runner):
         runtime: str | None = None,
         threads: int | None = None,
         batch: int = BATCH,
+        float32_nodes: Float32Nodes | None = None,
     ) -> None:
         super().__init__()
         self._model = model
@@ -62,6 +64,7 @@ class BoardRunner(Runner):
         self._runtime = runtime
         self._threads = threads
         self._batch = batch
+        self._float32_nodes = float32_nodes
         self._running: contextlib.ExitStack | None = None
         self._board: Board | None = None
         self._job: BoardJob | None = None
@@ -82,7 +85,7 @@ class BoardRunner(Runner):
         return {**found, "device": board.get("model") or board.get("cpu"), "power_mode": board.get("power_mode")}
 
     def _open(self) -> Signature:
-        network = BoardNetwork(self._model)
+        network = BoardNetwork(self._model, self._float32_nodes)
         self._running = contextlib.ExitStack()
         self._board = self._running.enter_context(Board(self.address))
         runtime, _ = choose_runtime(self._board, self._runtime)
@@ -92,7 +95,7 @@ class BoardRunner(Runner):
             "runtime": runtime,
             "threads": self._threads,
             "limit_s": 12 * 3600.0,
-            "models": [{"sha256": sha256, "options": {"precisions": network.precisions}}],
+            "models": [{"sha256": sha256, "options": network.options}],
         }
         self._job = self._running.enter_context(BoardJob(self._board, request))
         self._described = self._job.until_done("opened")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qtoolkit.backends.cuda_memory import Cuda, DeviceBuffer
+from qtoolkit.backends.host_arrays import HostArrays
 from qtoolkit.backends.runner import Signature, TensorSpec
 from qtoolkit.backends.tensorrt_messages import problems
 from qtoolkit.errors import ModelFileError, UsageError
@@ -64,12 +67,13 @@ class Lane:
         self._stream = cuda.stream()
         self._device: dict[str, DeviceBuffer] = {}
         self._host: dict[str, NDArray[Any]] = {}
+        self._results: dict[str, HostArrays] = {}
         self._allocator: Any = None
         self._graph: Any = None
         self._shapes: dict[str, tuple[int, ...]] = {}
 
     def infer(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
-        """Arrays of ``outputs``, copies that are the caller's own."""
+        """Arrays of ``outputs``, which are the caller's own."""
         shapes = {name: tuple(array.shape) for name, array in feeds.items()}
         if shapes != self._shapes:
             self._prepare(shapes)
@@ -77,12 +81,16 @@ class Lane:
             np.copyto(self._host[name], array)
         if self._uses_graph:
             self._run_graph()
-        else:
-            self._enqueue()
+            self._cuda.wait(self._stream)
+            # The graph has the addresses of these arrays in it.
+            return [self._host[name].copy() for name in outputs]
+        self._host.update({name: arrays.take() for name, arrays in self._results.items()})
+        self._enqueue()
         self._cuda.wait(self._stream)
         if self._allocator is not None:
             self._fetch_allocated()
-        return [self._host[name].copy() for name in outputs]
+        results = {name: self._host.pop(name) for name in self._signature.outputs}
+        return [results[name] for name in outputs]
 
     def close(self) -> None:
         """Free the buffers; the context goes with this object."""
@@ -90,11 +98,14 @@ class Lane:
             self._cuda.free(buffer)
         self._device.clear()
         self._host.clear()
+        self._results.clear()
         self._graph = self.context = None
 
     def _prepare(self, shapes: dict[str, tuple[int, ...]]) -> None:
         """Buffers and addresses for inputs of these shapes; a graph recorded for others goes."""
         self._graph, self._allocator, self._shapes = None, None, {}
+        self._host.clear()
+        self._results.clear()
         for name, shape in shapes.items():
             spec = self._signature.inputs[name]
             if None in spec.shape and not self.context.set_input_shape(name, shape):
@@ -104,18 +115,22 @@ class Lane:
                     found=str(shape),
                     do="build the engine for these shapes",
                 )
-            self._bind(name, shape, spec)
+            self._host[name] = self._bind(name, shape, spec)()
         for name, spec in self._signature.outputs.items():
             shape = tuple(int(size) for size in self.context.get_tensor_shape(name))
             if any(size < 0 for size in shape):
                 self._let_allocate(name)
+            elif self._uses_graph:
+                self._host[name] = self._bind(name, shape, spec)()
             else:
-                self._bind(name, shape, spec)
+                self._results[name] = HostArrays(self._bind(name, shape, spec))
         self._shapes = shapes
 
-    def _bind(self, name: str, shape: tuple[int, ...], spec: TensorSpec) -> None:
-        self._host[name] = self._cuda.pinned(shape, spec.dtype)
-        self.context.set_tensor_address(name, self._reserve(name, self._host[name].nbytes).address)
+    def _bind(self, name: str, shape: tuple[int, ...], spec: TensorSpec) -> Callable[[], NDArray[Any]]:
+        """Memory of the GPU for a tensor; returns what makes the host's side of it."""
+        size = prod(shape) * spec.dtype.itemsize
+        self.context.set_tensor_address(name, self._reserve(name, size).address)
+        return partial(self._cuda.pinned, shape, spec.dtype)
 
     def _reserve(self, name: str, size: int) -> DeviceBuffer:
         known = self._device.get(name)

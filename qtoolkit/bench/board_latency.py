@@ -17,6 +17,7 @@ from qtoolkit.bench.latency_result import LatencyResult, p50_ratio, percentiles_
 from qtoolkit.bench.measured_record import record_conditions
 from qtoolkit.bench.worker import load_feeds, seeded_feeds
 from qtoolkit.errors import UsageError
+from qtoolkit.graph.layer_precisions import float32_nodes
 
 __all__ = ["BoardLatency", "measure_on_board"]
 
@@ -72,7 +73,7 @@ def measure_on_board(
     _check_counts(variants, runs, block, warmup_s)
     block = min(block, max(1, runs // _FEWEST_CYCLES))
     counts = {"cycles": -(-runs // block), "block": block, "warmup_s": warmup_s}
-    networks = {label: BoardNetwork(path) for label, path in variants.items()}
+    networks = {label: BoardNetwork(path, float32_nodes) for label, path in variants.items()}
     feeds = _feeds(networks, feeds_path, seed)
     with Board(address) as board:
         chosen, _ = choose_runtime(board, runtime)
@@ -121,7 +122,7 @@ def _send(
     contents = list(dict.fromkeys([*(network.content for network in networks.values()), *feeds]))
     sent = dict(zip(contents, board.send(contents, progress=progress), strict=True))
     return [
-        {"sha256": sent[network.content], "feeds": sent[file], "options": {"precisions": network.precisions}}
+        {"sha256": sent[network.content], "feeds": sent[file], "options": network.options}
         for network, file in zip(networks.values(), feeds, strict=True)
     ]
 

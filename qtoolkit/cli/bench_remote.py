@@ -43,10 +43,11 @@ def backend_of(device: str, runtime: str | None) -> dict[str, Any]:
     address = board_of(device)
     if address is not None:
         from qtoolkit.backends.board_runner import BATCH, BoardRunner
+        from qtoolkit.graph.layer_precisions import float32_nodes
 
         named = _SAME_RUNTIME.get(runtime or "", runtime)
         return {
-            "backend": partial(BoardRunner, device=address, runtime=named),
+            "backend": partial(BoardRunner, device=address, runtime=named, float32_nodes=float32_nodes),
             "workers": _WORKERS_PER_BATCH * BATCH,
         }
     if device != "cpu" or runtime is not None:

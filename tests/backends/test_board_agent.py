@@ -320,6 +320,15 @@ def fake_tensorrt(builds: list[bytes], refuses: str = "") -> types.ModuleType:
     return found
 
 
+def fake_layer(name: str, kind: str, dtype: str) -> types.SimpleNamespace:
+    layer = types.SimpleNamespace(
+        name=name, type=f"LayerType.{kind}", num_outputs=1, precision=None, set_to=[],
+        get_output=lambda index: types.SimpleNamespace(dtype=dtype),
+    )  # fmt: skip
+    layer.set_output_type = lambda index, to: layer.set_to.append((index, to))
+    return layer
+
+
 class TestTensorRt:
     """Against stand-ins: there is no GPU here. What they pin is the order of calls and the cache of engines."""
 
@@ -342,6 +351,22 @@ class TestTensorRt:
         assert network.inputs == [{"name": "x", "shape": [1, 4], "dtype": "float32"}]
         assert network.conditions()["precisions"] == "fp32+fp16+int8"
         assert self.builds == [b"['FP16', 'INT8']"]
+
+    def test_the_named_nodes_stay_in_float32(self, monkeypatch):
+        kinds = [("tail", "ELEMENTWISE", "FLOAT"), ("conv", "CONVOLUTION", "FLOAT"), ("tail/shape", "SHAPE", "INT32"),
+                 ("tail/indices", "GATHER", "INT32"), ("tail/constant", "CONSTANT", "FLOAT")]  # fmt: skip
+        layers = [fake_layer(*each) for each in kinds]
+        network = types.SimpleNamespace(num_layers=len(layers), get_layer=layers.__getitem__)
+        trt = sys.modules["tensorrt"]
+        trt.DataType = types.SimpleNamespace(FLOAT="FLOAT")
+        trt.BuilderFlag.PREFER_PRECISION_CONSTRAINTS = "PREFER"
+        monkeypatch.setattr(trt.Builder, "create_network", lambda builder, flags: network)
+        names = [name for name, *_ in kinds if name != "conv"]
+        board_agent.TensorRtNetwork(self.model, {"precisions": ["fp16"], "float32": names})
+        assert [layer.name for layer in layers if layer.precision == "FLOAT"] == ["tail"]
+        assert layers[0].set_to == [(0, "FLOAT")] and not layers[1].set_to
+        assert self.builds == [b"['FP16', 'PREFER']"]
+        assert board_agent.TensorRtNetwork(self.model, {"precisions": ["fp16"]}).built is True
 
     def test_builds_once_for_a_graph_and_its_precisions(self):
         assert self.opened("fp16").built is True

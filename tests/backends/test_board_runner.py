@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 
 import numpy as np
 import onnx
@@ -87,6 +88,14 @@ def test_precisions_that_tensorrt_may_use(change, precisions, network_builder):
         x = net.node("DequantizeLinear", [net.node("QuantizeLinear", [x, *ends], "q"), *ends], "dq")
     model = net.model({"images": (1, 3, 8, 8)}, {x: (1, 4, 8, 8)})
     assert BoardNetwork(model).precisions == precisions
+    # Of a network that is float all over nothing has to be kept in it.
+    options = BoardNetwork(model, lambda proto: ["tail", "end"]).options
+    assert options == {"precisions": precisions, "float32": ["end", "tail"] if precisions else []}
+
+
+def test_what_is_packed_is_what_was_given():
+    with np.load(BytesIO(pack_feeds([{"x": np.full((1, 2), 0.3, np.float32)}], ["x"]))) as arrays:
+        assert arrays.files == ["0.0"]
 
 
 def test_external_weights_travel_inside(tiny_pose_model, tmp_path):
