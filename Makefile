@@ -1,12 +1,13 @@
 # Every command prepares .venv first, by itself. PYTHON chooses the interpreter (3.10 or newer).
 PYTHON ?= python3
+PYTHON310 ?= python3.10
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 SHARED ?= ../shared
 OUT ?= runs/demo
 
-.PHONY: setup demo demo-real test check lint types layers format clean
+.PHONY: setup demo demo-real test test-lowest check lint types layers format clean
 
 setup: $(STAMP)
 
@@ -26,6 +27,12 @@ demo-real: setup
 
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# The tests with the oldest libraries that setup.cfg allows, in an environment of their own.
+test-lowest:
+	$(PYTHON310) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-lowest.txt --editable '.[train,openvino]' pytest pytest-xdist hypothesis
+	.venv-lowest/bin/python -m pytest -n 2 --dist loadfile
 
 # What CI runs after the tests.
 check: setup lint types layers

@@ -6,12 +6,13 @@ import os
 from pathlib import Path
 
 import onnx
-from onnx import checker, helper, inliner, version_converter
+from onnx import checker, helper, inliner
 
 from qtoolkit.errors import ModelFileError
 from qtoolkit.graph.batch_norm import fold_batch_norms_
 from qtoolkit.graph.identity import remove_identities_
 from qtoolkit.graph.layers import LAYER_OPS
+from qtoolkit.graph.opset import OpsetError, raised_to
 from qtoolkit.graph.read import default_opset, read_model
 from qtoolkit.graph.shapes import NetworkInput, fix_input_shape_, network_input, settle_shapes_
 from qtoolkit.graph.tidy import name_nodes_, remove_unused_, sort_nodes_
@@ -123,12 +124,12 @@ def _with_working_opset(model: onnx.ModelProto, source: str) -> onnx.ModelProto:
     opset = default_opset(model)
     if opset is not None and opset < _WORKING_OPSET:
         try:
-            model = version_converter.convert_version(model, _WORKING_OPSET)
-        except (version_converter.ConvertError, RuntimeError, ValueError, TypeError) as error:
+            model = raised_to(model, _WORKING_OPSET)
+        except OpsetError as error:
             raise ModelFileError(
                 f"{source} cannot be raised from opset {opset} to {_WORKING_OPSET}",
                 expected="operators that have an equal in the newer opset",
-                found=(str(error).strip().splitlines() or ["no reason given"])[0],
+                found=str(error),
                 do=f"export the network with opset {_WORKING_OPSET} or above",
             ) from error
     # Below IR 4 every initializer has to be listed as an input, which prepared networks do not do.

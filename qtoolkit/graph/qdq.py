@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper, version_converter
+from onnx import helper, numpy_helper
 
 from qtoolkit.errors import ModelFileError
 from qtoolkit.graph.layers import Layer, Structure, find_layers
+from qtoolkit.graph.opset import OpsetError, raised_to
 from qtoolkit.graph.placement import Placement, QuantizedTensor
+from qtoolkit.graph.read import default_opset
 from qtoolkit.graph.tidy import rewrite_graph_
 from qtoolkit.graph.view import node_name
 from qtoolkit.numerics.affine import IntegerGrid, QuantParams, quantize
@@ -120,14 +122,14 @@ def insert_qdq(
 
 
 def _raised(model: onnx.ModelProto) -> onnx.ModelProto:
-    opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+    opset = default_opset(model) or 0
     if opset >= _INT16_OPSET:
         copy = onnx.ModelProto()
         copy.CopyFrom(model)
         return copy
     try:
-        return onnx.shape_inference.infer_shapes(version_converter.convert_version(model, _INT16_OPSET))
-    except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
+        return onnx.shape_inference.infer_shapes(raised_to(model, _INT16_OPSET))
+    except (OpsetError, RuntimeError, onnx.checker.ValidationError) as error:
         raise ModelFileError(
             f"the network cannot be raised from opset {opset} to {_INT16_OPSET}, where ONNX has 16-bit integers",
             expected="operators that the ONNX version converter knows",

@@ -28,11 +28,12 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, checker, helper, numpy_helper, version_converter
+from onnx import TensorProto, checker, helper, numpy_helper
 
 from qtoolkit.errors import ModelFileError
 from qtoolkit.graph.half import FP16_LIMIT
 from qtoolkit.graph.half_types import half_nodes
+from qtoolkit.graph.opset import OpsetError, raised_to
 from qtoolkit.graph.read import default_opset
 from qtoolkit.graph.tidy import remove_unused_, rewrite_graph_
 from qtoolkit.graph.view import GraphView, attribute, node_name
@@ -94,9 +95,8 @@ def strongly_typed(
 def _raised(model: onnx.ModelProto, wanted: int) -> onnx.ModelProto:
     opset = default_opset(model) or 0
     try:
-        raised = model if opset >= wanted else version_converter.convert_version(model, wanted)
-        raised = onnx.shape_inference.infer_shapes(raised)
-    except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
+        raised = onnx.shape_inference.infer_shapes(model if opset >= wanted else raised_to(model, wanted))
+    except (OpsetError, RuntimeError, onnx.checker.ValidationError) as error:
         raise ModelFileError(
             f"the network cannot be raised from opset {opset} to {wanted}, where Q/DQ take fp16 tensors",
             expected="operators that the ONNX version converter knows",

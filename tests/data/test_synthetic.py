@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -28,6 +29,11 @@ GOLDEN = {
 }
 
 
+ours = pytest.mark.skipif(
+    not cv2.__version__.startswith("5."), reason="the hashes are those of OpenCV 5; 4.x rounds single pixels otherwise"
+)
+
+
 def fingerprint(seed: int, index: int, part: str, size: int, difficulty: str = "usual") -> str:
     rendered = render(seed, index, part, size, DIFFICULTIES[difficulty])
     digest = hashlib.sha256(rendered.image.tobytes())
@@ -35,12 +41,14 @@ def fingerprint(seed: int, index: int, part: str, size: int, difficulty: str = "
     return digest.hexdigest()
 
 
+@ours
 @pytest.mark.parametrize("key", GOLDEN, ids=str)
 def test_pixels_and_labels_are_those_of_every_machine(key):
     assert RENDERER_VERSION == 4
     assert fingerprint(*key) == GOLDEN[key]
 
 
+@ours
 def test_no_instruction_set_of_the_processor_matters():
     """The same in a process in which OpenCV may use neither its library of fast paths nor anything newer than SSE."""
     program = (

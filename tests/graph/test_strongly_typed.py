@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
+import onnxruntime
 import pytest
 from onnx import TensorProto, checker, helper, numpy_helper
 
@@ -20,6 +21,7 @@ from qtoolkit.quantization.calibrate import calibrate, calibration_tensors
 from qtoolkit.quantization.ptq import Quantizer
 
 TARGET = find_target("tensorrt")
+ORT = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
 OPSETS = (19, 23)
 VARIANTS = ("float", "16bit", "int8", "mixed", "mixed with fp32")
 
@@ -56,6 +58,7 @@ def kinds(view, tensors):
     return {view.elem_type(tensor) for tensor in tensors}
 
 
+@pytest.mark.skipif(ORT < (1, 24), reason="ONNX Runtime before 1.24 computes Q/DQ of fp16 tensors wrong, or not at all")
 @pytest.mark.parametrize("opset", OPSETS)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_numbers_are_those_of_the_weak_network_within_fp16_rounding(variant, opset, networks):

@@ -199,7 +199,7 @@ def test_the_loss_on_the_photos_falls(make_quantizer, learning, tmp_path, infer,
         given = [infer(watched, {"images": image[None]}) for image in images]
         student = {name: torch.from_numpy(np.concatenate([g[name] for g in given])) for name in pair.loss.outputs}
         losses.append(float(pair.loss(wanted, student).total))
-    assert losses[1] < 0.8 * losses[0]
+    assert losses[1] < 0.9 * losses[0]
 
 
 def test_grids_of_the_input_and_of_16_bit_stay(make_quantizer, learning, tmp_path):

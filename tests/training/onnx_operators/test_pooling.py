@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import onnxruntime
 import pytest
 
+ORT = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
 MAX = [
     ("plain", (2, 3, 8, 9), {"kernel_shape": [2, 2], "strides": [2, 2]}, 8),
     ("spp", (1, 3, 8, 9), {"kernel_shape": [5, 5], "pads": [2, 2, 2, 2]}, 12),
@@ -29,6 +31,8 @@ AVERAGE = [(*case[:3], 19 if "dilations" in case[2] else max(case[3], 11)) for c
 @pytest.mark.parametrize(("shape", "attributes", "opset"), [c[1:] for c in AVERAGE], ids=[c[0] for c in AVERAGE])
 @pytest.mark.parametrize("with_pads", [0, 1], ids=["pads left out", "pads counted"])
 def test_average_pool(same_in_torch, noise, shape, attributes, opset, with_pads):
+    if with_pads and "ceil_mode" in attributes and ORT < (1, 24):
+        pytest.skip("ONNX Runtime before 1.24 counts pads beyond the image there")
     same_in_torch("AveragePool", {"x": noise(*shape)}, opset=opset, count_include_pad=with_pads, **attributes)
 
 

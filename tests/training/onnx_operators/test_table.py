@@ -15,7 +15,7 @@ def test_no_operator_belongs_to_two_families():
 
 def test_every_name_is_an_operator_of_onnx():
     standard = {schema.name for schema in defs.get_all_schemas() if schema.domain == ""}
-    assert set(OPERATORS) - standard == set()
+    assert set(OPERATORS) - standard == ({"Swish"} if defs.onnx_opset_version() < 24 else set())
 
 
 @pytest.mark.parametrize(
