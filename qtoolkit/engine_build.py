@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import onnx
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 import qtoolkit
 from qtoolkit.artifacts.files import prepare_out_dir, sha256_bytes, sha256_file, write_bytes
@@ -57,6 +57,7 @@ class BuildOptions(BaseModel):
     workspace_mb: int | None = None
     timing_cache: Path | None = None
     compute_capabilities: tuple[str, ...] = ()
+    optimization_level: int | None = Field(default=None, ge=0, le=5)
     input_size_wh: tuple[int, int] | None = None
     head: str | None = None
 
@@ -93,10 +94,13 @@ class BuildResult(BaseModel):
 
 
 def build(
-    options: BuildOptions, progress: Callable[[str], None] = lambda stage: None, *, gpu: Gpu | None = None
+    options: BuildOptions,
+    progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+    *,
+    gpu: Gpu | None = None,
 ) -> BuildResult:
-    """Build ``options.model`` for ``options.target``; ``progress`` is told what is being done. ``gpu``: this machine's,
-    where the driver has been asked already.
+    """Build ``options.model`` for ``options.target``; ``progress`` is called with (stage, done, total). ``gpu``: this
+    machine's, where the driver has been asked already.
 
     Raises UnavailableError before any work where a library or a GPU is missing, ModelFileError where the network
     cannot be used, UsageError for an option that the target does not have.
@@ -106,16 +110,16 @@ def build(
     library = _LIBRARIES.get(target.backend)
     gpu = _device(target, library, gpu)
     out = prepare_out_dir(options.out)
-    progress("reading the network")
+    progress("reading the network", 0, 1)
     model = load_network(options.model, input_size_wh=options.input_size_wh, allow_quantized=True)
     if options.nms == "onnx":
         model = with_nms_inside(model, head=options.head)
     stem = options.model.stem + (".nms" if options.nms == "onnx" else "")
     if library is None:
-        progress(f"opening it with {target.backend}")
+        progress(f"opening it with {target.backend}", 0, 1)
         return _build_onnx(options, target, model, out / f"{stem}.{target.name}.onnx")
-    progress("building the engine")
-    return _build_engine(options, target, library, gpu, model, out / f"{stem}.{target.name}.engine")
+    progress("building the engine", 0, 1)
+    return _build_engine(options, target, library, gpu, model, out / f"{stem}.{target.name}.engine", progress)
 
 
 def engine_node_times(
@@ -144,6 +148,7 @@ def _check_options(options: BuildOptions, target: Target) -> None:
         "--workspace-mb": options.workspace_mb is not None and not is_engine,
         "--timing-cache": options.timing_cache is not None and (is_rtx or not is_engine),
         "--compute-capability": bool(options.compute_capabilities) and not is_rtx,
+        "--optimization-level": options.optimization_level is not None and (is_rtx or not is_engine),
     }
     for option, is_wrong in wrong.items():
         if is_wrong:
@@ -167,8 +172,9 @@ def _device(target: Target, library: TensorRtName | None, known: Gpu | None) -> 
 
 
 def _build_engine(
-    options: BuildOptions, target: Target, library: TensorRtName, gpu: Gpu | None, model: onnx.ModelProto, path: Path
-) -> BuildResult:
+    options: BuildOptions, target: Target, library: TensorRtName, gpu: Gpu | None, model: onnx.ModelProto, path: Path,
+    progress: Callable[[str, int, int], None],
+) -> BuildResult:  # fmt: skip
     precisions, cost = layer_precisions(model), network_cost(model)
     source_sha256 = sha256_file(options.model)
     if target.strongly_typed and target.opsets is not None:
@@ -192,8 +198,9 @@ def _build_engine(
         workspace_mb=options.workspace_mb,
         timing_cache=options.timing_cache,
         compute_capabilities=(options.compute_capabilities or rtx_capabilities()) if library == "tensorrt_rtx" else (),
+        optimization_level=options.optimization_level,
     )
-    engine = build_engine(trt, model, settings, options.model.name)
+    engine = build_engine(trt, model, settings, options.model.name, progress)
     record = _record(options, target, library, trt.__version__, gpu, settings, engine, source_sha256, precisions, cost)
     write_engine(path, engine.plan, record)
     check = None if gpu is None else _inspected(library, trt, engine, model, precisions)
@@ -219,6 +226,7 @@ def _record(
         nms=options.nms,
         tf32=settings.tf32,
         workspace_mb=options.workspace_mb,
+        optimization_level=options.optimization_level,
         onnx_sha256=source_sha256,
         engine_sha256=sha256_bytes(engine.plan),
         engine_bytes=len(engine.plan),

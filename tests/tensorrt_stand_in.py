@@ -177,6 +177,8 @@ def _declare_building(module: Any, declare: Callable[[type], type], log: dict[st
 
     @declare
     class IBuilderConfig:
+        builder_optimization_level = 3
+
         def set_memory_pool_limit(self, pool: Any, size: int) -> None:
             log[pool.name] = size
 
@@ -217,6 +219,7 @@ def _declare_building(module: Any, declare: Callable[[type], type], log: dict[st
             return profile()
 
         def build_serialized_network(self, network: Any, config: Any) -> bytes | None:
+            log["level"] = getattr(config, "builder_optimization_level", None)
             log["verbosity"] = getattr(getattr(config, "profiling_verbosity", None), "name", "default")
             self._logger.log(SimpleNamespace(name="WARNING"), log.get("say", "a warning"))
             return None if log.get("fails") else network._model.SerializeToString()

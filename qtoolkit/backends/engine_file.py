@@ -35,7 +35,7 @@ class EngineRecord(BaseModel):
 
     ``gpu`` is None and ``compute_capabilities`` name GPUs, for an engine that was built ahead of time; otherwise it is
     for that very GPU. ``input_shapes`` and ``gmacs`` (10⁹ multiply-adds of one inference) are the network's, None in
-    records of older releases.
+    records of older releases; ``optimization_level`` is TensorRT's own where it is None.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -58,6 +58,7 @@ class EngineRecord(BaseModel):
     qtoolkit: str
     input_shapes: dict[str, tuple[int, ...]] | None = None
     gmacs: float | None = None
+    optimization_level: int | None = None
 
 
 def machine_name() -> str:

@@ -17,6 +17,7 @@ import onnx
 from qtoolkit.artifacts.files import write_bytes
 from qtoolkit.backends.tensorrt_library import can_type_strongly, can_type_weakly
 from qtoolkit.backends.tensorrt_messages import Message, message_recorder, problems
+from qtoolkit.backends.tensorrt_progress import BuildProgress, progress_monitor
 from qtoolkit.errors import ModelFileError, UnavailableError, UsageError
 
 __all__ = ["BuildSettings", "BuiltEngine", "ShapeRange", "build_engine"]
@@ -44,6 +45,7 @@ class BuildSettings:
     shapes              input → its range, for every input with free dimensions
     compute_capabilities  GPUs the engine is for, such as ``8.6``; TensorRT-RTX only, empty: its own choice
     tf32                float32 layers may be computed in TF32 (TensorRT's default)
+    optimization_level  0 (built fastest) to 5 (searched longest), from TensorRT 8.6 on; None: its own, 3
     """
 
     strongly_typed: bool
@@ -55,6 +57,7 @@ class BuildSettings:
     shapes: Mapping[str, ShapeRange] = field(default_factory=dict)
     compute_capabilities: tuple[str, ...] = ()
     tf32: bool = True
+    optimization_level: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,8 +71,16 @@ class BuiltEngine:
     build_s: float
 
 
-def build_engine(trt: Any, model: onnx.ModelProto, settings: BuildSettings, subject: str) -> BuiltEngine:
+def build_engine(
+    trt: Any,
+    model: onnx.ModelProto,
+    settings: BuildSettings,
+    subject: str,
+    progress: BuildProgress = lambda phase, done, total: None,
+) -> BuiltEngine:
     """An engine of ``model`` by the library ``trt``; ``subject`` names the network in messages.
+
+    ``progress`` is called with (phase, done, total) where this version tells it; what it raises ends the build.
 
     Raises ModelFileError where the parser refuses a node or the builder finds no way, UsageError for a dialect or an
     option that this version does not have, UnavailableError where the builder does not start.
@@ -84,9 +95,13 @@ def build_engine(trt: Any, model: onnx.ModelProto, settings: BuildSettings, subj
         raise _parser_error(parser, model, subject)
     parse_s = time.monotonic() - parsed_at
     config = _configured(trt, builder, network, settings)
+    if (monitor := progress_monitor(trt, progress)) is not None:
+        config.progress_monitor = monitor
     built_at = time.monotonic()
     plan = builder.build_serialized_network(network, config)
     build_s = time.monotonic() - built_at
+    if monitor is not None:
+        monitor.raise_again()
     if plan is None:
         said = problems(recorder.messages)
         raise ModelFileError(
@@ -163,6 +178,8 @@ def _configured(trt: Any, builder: Any, network: Any, settings: BuildSettings) -
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace_mb * _MB)
     # Without it the inspector tells names only, and nobody knows which layers run in int8.
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    if settings.optimization_level is not None:
+        _set_optimization_level(trt, config, settings.optimization_level)
     if not settings.tf32:
         config.clear_flag(trt.BuilderFlag.TF32)
     if not settings.strongly_typed:
@@ -172,6 +189,17 @@ def _configured(trt: Any, builder: Any, network: Any, settings: BuildSettings) -
     if settings.compute_capabilities:
         _set_capabilities(trt, config, settings.compute_capabilities)
     return config
+
+
+def _set_optimization_level(trt: Any, config: Any, level: int) -> None:
+    if not hasattr(config, "builder_optimization_level"):
+        raise UsageError(
+            f"TensorRT {trt.__version__} has no levels of optimization",
+            expected="TensorRT 8.6 or newer",
+            found=f"level {level}",
+            do="leave it out",
+        )
+    config.builder_optimization_level = level
 
 
 def _set_precisions(trt: Any, network: Any, config: Any, settings: BuildSettings) -> None:

@@ -51,6 +51,12 @@ tensorrt-strong are built on the GPU that runs them; those of tensorrt-rtx on an
     "--timing-cache", type=_PATH, metavar="FILE", help="TensorRT: times measured in earlier builds; read and kept."
 )
 @click.option(
+    "--optimization-level",
+    type=click.IntRange(0, 5),
+    metavar="0-5",
+    help="TensorRT from 8.6 on: 0 builds fastest, 5 searches longest.  [default: 3]",
+)
+@click.option(
     "--compute-capability",
     "compute_capabilities",
     multiple=True,
@@ -75,7 +81,7 @@ def command(model: Path, bundle: Path | None, quiet: bool, as_json: bool, **opti
     if bundle is not None:
         _check_bundle(bundle, given)
     with show_progress(quiet) as progress:
-        result = build(given, progress=lambda stage: progress(stage, 0, 1))
+        result = build(given, progress=progress)
         written = None if bundle is None else _write_bundle(bundle, given, result)
     if as_json:
         facts = {} if written is None else {"bundle": {**asdict(written), "path": str(written.path)}}

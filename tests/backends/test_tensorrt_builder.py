@@ -52,6 +52,17 @@ def test_limits_and_verbosity_are_set(version, install_tensorrt):
     assert log["WORKSPACE"] == 256 << 20 and log["verbosity"] == "DETAILED" and log["cleared"] == {"TF32"}
 
 
+def test_the_level_of_optimization(version, install_tensorrt):
+    log = install_tensorrt(version)
+    settings = BuildSettings(strongly_typed=version == "11.4", optimization_level=1)
+    if version == "8.5":
+        with pytest.raises(UsageError, match="no levels of optimization"):
+            build(settings)
+    else:
+        build(settings)
+        assert log["level"] == 1
+
+
 @pytest.mark.parametrize("version", ["8.5", "10.16"])
 def test_named_nodes_stay_in_float32(version, install_tensorrt):
     log = install_tensorrt(version)

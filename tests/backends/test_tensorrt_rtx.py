@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -131,3 +132,30 @@ def test_without_a_gpu_an_engine_is_built_and_not_opened(tiny, tmp_path):
     result = build(BuildOptions(model=tiny["int8"], target="tensorrt-rtx", out=tmp_path))
     with pytest.raises(UnavailableError, match="no NVIDIA GPU"):
         TensorRtRtx(result.file).open()
+
+
+def test_a_build_is_followed_from_the_calling_thread(tiny, tmp_path):
+    seen = []
+
+    def progress(stage, done, total):
+        seen.append((stage, done, total, threading.current_thread() is threading.main_thread()))
+
+    build(
+        BuildOptions(model=tiny["int8"], target="tensorrt-rtx", out=tmp_path, compute_capabilities=("8.6",)), progress
+    )
+    stages = dict.fromkeys(stage for stage, *_ in seen)
+    assert list(stages)[:2] == ["reading the network", "building the engine"] and len(stages) > 2
+    # Ctrl-C reaches Python code in that thread alone.
+    assert all(0 <= done <= total and main for _, done, total, main in seen)
+
+
+def test_what_ends_the_progress_ends_the_build(tiny, tmp_path):
+    def progress(stage, done, total):
+        if done > 3:
+            raise KeyboardInterrupt
+
+    options = BuildOptions(model=tiny["int8"], target="tensorrt-rtx", out=tmp_path, compute_capabilities=("8.6",))
+    with pytest.raises(KeyboardInterrupt):
+        build(options, progress)
+    assert not list(tmp_path.glob("*.engine*"))
+    assert build(options).file.exists()
