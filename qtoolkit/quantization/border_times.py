@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from qtoolkit.graph.layers import Layer, find_layers, layer_neighbours
 from qtoolkit.graph.view import GraphView
-from qtoolkit.quantization.layer_times import layer_times_ms
+from qtoolkit.quantization.layer_times import UniformTimes, layer_times_ms
 from qtoolkit.quantization.selection import Conversion
 
 __all__ = ["BorderTimes", "border_times", "two_colours"]
@@ -48,12 +48,14 @@ class BorderTimes(NamedTuple):
 def border_times(
     model: onnx.ModelProto,
     network_with: Callable[[Collection[str]], onnx.ModelProto],
+    uniform: UniformTimes,
     feed: Mapping[str, NDArray[Any]],
     threads: int | None = None,
 ) -> BorderTimes:
     """Times at the borders of every layer of the float ``model`` that another one reads, measured on ONNX Runtime.
 
-    ``network_with(wide)`` makes the network in which those layers are at 16 bit and the others at 8.
+    ``network_with(wide)`` makes the network in which those layers are at 16 bit and the others at 8; ``uniform`` are
+    the times in those of one precision.
     """
     layers, neighbours = find_layers(model), layer_neighbours(model)
     names = frozenset(layer.name for layer in layers)
@@ -62,7 +64,6 @@ def border_times(
     def times(wide: Collection[str]) -> dict[str, float]:
         return layer_times_ms(network_with(wide), names, feed, threads)
 
-    wide, narrow = times(names), times(frozenset())
     mixes = [(chosen, times(chosen)) for chosen in (second, names - second)]
     narrowing: dict[str, float] = {}
     widening: dict[str, float] = {}
@@ -71,9 +72,9 @@ def border_times(
             if not any((reader in chosen) != (name in chosen) for reader in neighbours.get(name, ())):
                 continue
             if name in chosen:
-                narrowing[name] = max(0.0, found[name] - wide[name])
+                narrowing[name] = max(0.0, found[name] - uniform.wide[name])
             else:
-                widening[name] = max(0.0, found[name] - narrow[name])
+                widening[name] = max(0.0, found[name] - uniform.narrow[name])
     sizes = _elements(model, layers)
     read = [layer.name for layer in layers if neighbours.get(layer.name)]
     return BorderTimes(_completed(narrowing, read, sizes), _completed(widening, read, sizes))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import onnx
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from qtoolkit.backends.onnxruntime_cpu import per_node_times
 from qtoolkit.graph.view import GraphView, node_name
 
-__all__ = ["NodeTimes", "added_ms", "layer_times_ms"]
+__all__ = ["NodeTimes", "UniformTimes", "layer_times_ms"]
 
 NodeTimes = Callable[[onnx.ModelProto], Mapping[str, float]]
 """Network → milliseconds per node of it, as a runtime's own profiler tells them."""
@@ -38,22 +38,32 @@ def layer_times_ms(
     return times
 
 
-def added_ms(
-    wide_model: onnx.ModelProto,
-    int8_model: onnx.ModelProto,
-    layers: frozenset[str],
-    feed: Mapping[str, NDArray[Any]],
-    threads: int | None = None,
-    node_times: NodeTimes | None = None,
-) -> dict[str, float]:
-    """Milliseconds that each layer takes longer at 16 bit than at 8; negative where 16 bit is the faster one.
+class UniformTimes(NamedTuple):
+    """Milliseconds of each layer in two networks, all of it at 16 bit (``wide``) and at 8 (``narrow``).
 
-    Measured in two networks that are uniformly 16-bit and 8-bit, so conversions at the borders of a mix are not in it:
-    see ``border_times``.
+    Conversions at the borders of a mix are in neither: see ``border_times``.
     """
-    wide = layer_times_ms(wide_model, layers, feed, threads, node_times)
-    narrow = layer_times_ms(int8_model, layers, feed, threads, node_times)
-    return {name: wide[name] - narrow[name] for name in layers}
+
+    wide: Mapping[str, float]
+    narrow: Mapping[str, float]
+
+    @classmethod
+    def of(
+        cls,
+        wide_model: onnx.ModelProto,
+        int8_model: onnx.ModelProto,
+        layers: frozenset[str],
+        feed: Mapping[str, NDArray[Any]],
+        threads: int | None = None,
+        node_times: NodeTimes | None = None,
+    ) -> UniformTimes:
+        """Profile both; see ``layer_times_ms``."""
+        return cls(*(layer_times_ms(model, layers, feed, threads, node_times) for model in (wide_model, int8_model)))
+
+    @property
+    def added_ms(self) -> dict[str, float]:
+        """What each layer takes longer at 16 bit than at 8; negative where 16 bit is the faster one."""
+        return {name: wide - self.narrow[name] for name, wide in self.wide.items()}
 
 
 def _owners(view: GraphView, layers: frozenset[str]) -> dict[str, str]:

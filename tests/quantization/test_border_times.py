@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from qtoolkit.artifacts.plan import Precision, uniform_plan
 from qtoolkit.quantization import border_times as module
 from qtoolkit.quantization.border_times import BorderTimes, border_times, two_colours
+from qtoolkit.quantization.layer_times import UniformTimes
 from qtoolkit.quantization.selection import conversion_cost
 
 
@@ -46,7 +47,8 @@ def measured(monkeypatch) -> Callable[..., BorderTimes]:
             return found
 
         monkeypatch.setattr(module, "layer_times_ms", times)
-        return border_times(model, lambda wide: SimpleNamespace(wide=set(wide)), {})
+        uniform = UniformTimes(dict.fromkeys(readers, 2.0), dict.fromkeys(readers, 1.0))
+        return border_times(model, lambda wide: SimpleNamespace(wide=set(wide)), uniform, {})
 
     return run
 
@@ -97,7 +99,8 @@ def test_on_the_real_runtime(quantizer, photos, pose):
     def network_with(wide: Collection[str]) -> onnx.ModelProto:
         return quantizer.quantize(plan.with_layers(dict.fromkeys(wide, Precision.FP16))).model
 
-    found = border_times(pose, network_with, photos(1)[0], threads=1)
+    uniform = UniformTimes.of(network_with(layers), network_with(()), frozenset(layers), photos(1)[0], threads=1)
+    found = border_times(pose, network_with, uniform, photos(1)[0], threads=1)
     assert set(found.narrowing) == set(found.widening) < set(layers)
     assert all(0.0 <= ms < 50.0 for ms in (*found.narrowing.values(), *found.widening.values()))
     assert any(ms > 0 for ms in found.narrowing.values())
