@@ -58,7 +58,7 @@ class PhotoBatches:
             # Every photo comes once before any comes again.
             epoch, position = divmod(first + row, len(self._paths))
             order = np.random.default_rng([self._seed, 1, epoch]).permutation(len(self._paths))
-            out[row] = _view(self._photo(int(order[position])), size_wh, random)
+            _draw_view(self._photo(int(order[position])), random, out[row])
         return out
 
     def _photo(self, index: int) -> NDArray[np.uint8]:
@@ -94,11 +94,13 @@ def _view_matrix(
     return matrix
 
 
-def _view(image: NDArray[np.uint8], size_wh: tuple[int, int], random: np.random.Generator) -> NDArray[np.float32]:
-    """One view (H, W, 3) float32 0–1 of an RGB image (h, w, 3)."""
+def _draw_view(image: NDArray[np.uint8], random: np.random.Generator, out: NDArray[np.float32]) -> None:
+    """One view of an RGB image (h, w, 3) into ``out`` (H, W, 3), 0–1."""
+    size_wh = (out.shape[1], out.shape[0])
     matrix = _view_matrix((image.shape[1], image.shape[0]), size_wh, random)
     moved = cv2.warpAffine(image, matrix, size_wh, flags=cv2.INTER_LINEAR, borderValue=(PAD_VALUE,) * 3)
     gain = (random.uniform(*_CONTRAST) * random.uniform(*_CHANNELS, 3)).astype(np.float32)
-    lit = moved * gain + np.float32(random.uniform(*_BRIGHTNESS))
-    view: NDArray[np.float32] = np.clip(lit, 0, 255) / np.float32(255)
-    return view
+    # Of a level there are but 256: what becomes of each is looked up.
+    lit = np.arange(256, dtype=np.uint8)[:, None] * gain + np.float32(random.uniform(*_BRIGHTNESS))
+    table = np.clip(lit, 0, 255) / np.float32(255)
+    cv2.LUT(moved, table[None], dst=out)

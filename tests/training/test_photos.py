@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from qtoolkit.data.letterbox import PAD_VALUE
 from qtoolkit.errors import DataSetError
 from qtoolkit.training import photos as photos_module
 from qtoolkit.training.photos import PhotoBatches, letterboxed
@@ -64,8 +65,8 @@ def test_a_dot_lands_where_the_matrix_says(size_wh):
     mirrored = set()
     for seed in range(12):
         matrix = photos_module._view_matrix((60, 40), size_wh, np.random.default_rng(seed))
-        view = photos_module._view(image, size_wh, np.random.default_rng(seed))
-        assert view.shape == (size_wh[1], size_wh[0], 3)
+        view = np.full((size_wh[1], size_wh[0], 3), np.nan, np.float32)
+        photos_module._draw_view(image, np.random.default_rng(seed), view)
         x, y = matrix @ (41, 13, 1)
         if not (3 < x < size_wh[0] - 3 and 3 < y < size_wh[1] - 3):
             continue
@@ -77,6 +78,21 @@ def test_a_dot_lands_where_the_matrix_says(size_wh):
         assert abs((weight * columns).sum() / weight.sum() - x) < 0.75
         assert abs((weight * rows).sum() / weight.sum() - y) < 0.75
     assert mirrored == {True, False}
+
+
+def test_light_and_colour_are_those_of_every_level():
+    """Contrast, gain a channel and brightness of each pixel, cut at black and white."""
+    image = np.random.default_rng(1).integers(0, 256, (40, 60, 3), np.uint8)
+    for seed in range(6):
+        random = np.random.default_rng(seed)
+        matrix = photos_module._view_matrix((60, 40), (64, 48), random)
+        moved = cv2.warpAffine(image, matrix, (64, 48), flags=cv2.INTER_LINEAR, borderValue=(PAD_VALUE,) * 3)
+        gain = (random.uniform(0.7, 1.3) * random.uniform(0.92, 1.08, 3)).astype(np.float32)
+        expected = np.clip(moved * gain + np.float32(random.uniform(-20, 20)), 0, 255) / np.float32(255)
+        view = np.empty((48, 64, 3), np.float32)
+        photos_module._draw_view(image, np.random.default_rng(seed), view)
+        np.testing.assert_array_equal(view, expected)
+        assert view.dtype == np.float32 and view.min() >= 0 and view.max() <= 1
 
 
 def test_decoded_photos_are_kept_up_to_a_limit(photos, monkeypatch):
