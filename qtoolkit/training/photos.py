@@ -30,7 +30,7 @@ def letterboxed(paths: Sequence[Path], size_wh: tuple[int, int]) -> NDArray[np.f
     for index, path in enumerate(paths):
         image = read_image(path)
         box = Letterbox.fit((image.shape[1], image.shape[0]), size_wh)
-        out[index] = box.apply(image)[..., ::-1].transpose(2, 0, 1) / np.float32(255)
+        out[index] = Letterbox.to_tensor(box.apply(image))[0]
     return out
 
 
