@@ -234,7 +234,10 @@ def finetune_stage(run: Run, quantizer: Quantizer, plans: Mapping[str, Precision
     from qtoolkit.quantization.qat import QatOptions, finetune_quantized
 
     recipe, learning = run.recipe, run.learning
-    options = QatOptions(images=recipe.qat_images, lr=recipe.qat_lr, seed=recipe.seed % 2**32, threads=recipe.threads)
+    options = QatOptions(
+        images=recipe.qat_images, lr=recipe.qat_lr, seed=recipe.seed % 2**32, threads=recipe.threads,
+        device=recipe.qat_device,
+    )  # fmt: skip
     finetuned: dict[str, PrecisionPlan] = {}
     for variant in (name for name in ("int8", "mixed") if name in plans):
         name, plan = f"{variant}-qat", plans[variant]

@@ -52,7 +52,8 @@ class Recipe(BaseModel):
       ``corrections``: the corrections by name (``corrections``) in place of those of the effort.
     - ``qat``: fine-tune the 8-bit and the mixed network, seeing ``qat_images`` images, at the highest learning rate
       ``qat_lr``: without labels on the photos of ``unlabeled`` (folder or data set; None: the part unlabeled of
-      ``data``, or the photos calibrated on), or with them on the part train of the data set ``labelled``.
+      ``data``, or the photos calibrated on), or with them on the part train of the data set ``labelled``;
+      ``qat_device``: where torch computes it, without labels.
     - ``runs``: inferences per variant in the latency measurement, 0 for none; ``threads``: None for every core.
     - ``seed``: of what is drawn (calibration photos).
     """
@@ -77,6 +78,7 @@ class Recipe(BaseModel):
     qat: bool = False
     qat_images: int = Field(default=2000, ge=1)
     qat_lr: float = Field(default=1e-4, gt=0, allow_inf_nan=False)
+    qat_device: Literal["auto", "cpu", "cuda"] = "cpu"
     unlabeled: Path | None = None
     labelled: Path | None = None
     head: str | None = None
@@ -149,6 +151,13 @@ class Recipe(BaseModel):
                 expected="one of --labelled and --unlabeled",
                 found=" and ".join(f"{name} {value}" for name, value in given.items()),
                 do="give --labelled: the float network teaches on its photos too",
+            )
+        if self.labelled is not None and self.qat_device == "cuda":
+            raise UsageError(
+                "labels are learned from on the CPU",
+                expected="--qat-device cpu or auto with --labelled",
+                found="--qat-device cuda",
+                do="leave it out, or fine-tune without labels: --unlabeled DIR",
             )
         return self
 

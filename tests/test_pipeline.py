@@ -596,7 +596,9 @@ class TestFineTuning:
 
     def test_without_it_nothing_is_said_of_it(self, finished):
         _, result = finished
-        assert not {"qat", "qat_images", "qat_lr", "unlabeled", "labelled"} & set(result.scorecard.settings)
+        assert not {"qat", "qat_images", "qat_lr", "qat_device", "unlabeled", "labelled"} & set(
+            result.scorecard.settings
+        )
 
     def test_photos_without_it_are_refused(self, again):
         with pytest.raises(UsageError, match="--unlabeled together with --qat"):

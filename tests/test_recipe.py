@@ -80,7 +80,7 @@ def test_defaults(write):
         "metric": "oks", "ranges": "mse", "effort": "balanced", "corrections": None,
         "head": None, "input_size_wh": None, "images": None,
         "calibration_images": None, "sensitivity_images": 16, "threads": None, "runs": 100, "seed": 0,
-            "qat": False, "qat_images": 2000, "qat_lr": 1e-4, "unlabeled": None, "labelled": None,
+            "qat": False, "qat_images": 2000, "qat_lr": 1e-4, "qat_device": "cpu", "unlabeled": None, "labelled": None,
     }  # fmt: skip
 
 
@@ -228,3 +228,7 @@ class TestFineTuning:
         (tmp_path / "recipe.yaml").write_text(f"model: m.onnx\ndata: d\n{name}: {value}\n")
         with pytest.raises(RecipeError, match=name):
             read_recipe(tmp_path / "recipe.yaml")
+
+    def test_labels_are_learned_from_on_the_cpu(self):
+        with pytest.raises(UsageError, match="labels are learned from on the CPU"):
+            Recipe(model="m.onnx", data="d", out="o", qat=True, labelled="people", qat_device="cuda")

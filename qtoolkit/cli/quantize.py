@@ -76,6 +76,9 @@ again."""
     metavar="RATE",
     help="Its highest learning rate.  [default: 0.0001]",
 )
+@click.option(
+    "--qat-device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where torch computes it.  [default: cpu]"
+)
 @runs_option
 @quiet_option
 @json_option
@@ -88,6 +91,10 @@ def quantize_and_print(recipe: Recipe, quiet: bool, as_json: bool) -> None:
     """Run the pipeline, write the report, print scorecard and plan."""
     if recipe.qat or recipe.learns_corrections:
         prepare_torch()
+    if recipe.qat:
+        from qtoolkit.training.distributed import pick_device
+
+        pick_device(recipe.qat_device)
 
     from qtoolkit.pipeline import quantize
     from qtoolkit.reporting.page import write_report

@@ -32,6 +32,7 @@ from qtoolkit.graph.view import GraphView
 from qtoolkit.quantization.learning_photos import LearningSet
 from qtoolkit.quantization.ptq import ChosenGrids, Quantizer
 from qtoolkit.training.dataset import TrainingSet
+from qtoolkit.training.distributed import pick_device
 from qtoolkit.training.fine_tuning import FineTuning, WeightedLabels
 from qtoolkit.training.image_cache import ImageCache
 from qtoolkit.training.labelled_loss import LabelledLoss
@@ -44,7 +45,7 @@ from qtoolkit.training.tuning_batches import LabelledBatches, PlainBatches, Tuni
 __all__ = ["QatOptions", "finetune_quantized", "trained_grids"]
 
 _CACHE_GIB = 1.0
-_FREE = ("threads", "save_every_minutes")
+_FREE = ("threads", "device", "save_every_minutes")
 
 
 class QatOptions(BaseModel):
@@ -55,7 +56,8 @@ class QatOptions(BaseModel):
     - ``labels_weight``: of the labels' loss beside the distance from the float network, where there are labels.
     - ``amp``: bf16 lets the convolutions compute in bfloat16, fake quantizers never; its 8 bits of significand are as
       coarse as the grids, so it is off unless asked for.
-    - ``threads`` of torch (None: all); ``save_every_minutes`` the state.
+    - ``threads`` of torch (None: all); ``device``: auto, cpu or cuda, with labels always the CPU;
+      ``save_every_minutes`` the state.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -67,6 +69,7 @@ class QatOptions(BaseModel):
     amp: str = Field(default="off", pattern="^(auto|off|bf16)$")
     seed: int = 0
     threads: int | None = Field(default=None, ge=1)
+    device: str = Field(default="cpu", pattern="^(auto|cpu|cuda)$")
     save_every_minutes: float = Field(default=3.0, gt=0)
 
     @property
@@ -100,12 +103,13 @@ def finetune_quantized(
 ) -> onnx.ModelProto:
     """The network of ``quantizer`` under ``plan``, fine-tuned on ``photos``; Q/DQ as PTQ writes it.
 
-    State and log lie in ``folder``; a run that was stopped goes on there and gives, to the last bit, the same network.
-    ``progress`` is called with (images seen, total). Raises PlanFileError as ``Quantizer.quantize`` does,
+    State and log lie in ``folder``; a run that was stopped goes on there and gives, on the CPU to the last bit, the
+    same network. ``progress`` is called with (images seen, total). Raises PlanFileError as ``Quantizer.quantize`` does,
     ModelFileError for a network that does not take colour photos or that torch cannot run, UsageError where the photos
     have labels and the network is none of ours, UsageError and CheckpointError where ``folder`` holds another training,
-    QtoolError where the loss is no number any more.
+    UnavailableError where there is no such device, QtoolError where the loss is no number any more.
     """
+    device = pick_device(options.device if isinstance(photos, CalibrationSet) else "cpu")
     chosen = quantizer.quantize(plan).plan.layers
     image = network_input(quantizer.model)
     if image.shape[1] != 3:
@@ -117,9 +121,10 @@ def finetune_quantized(
     recipe = options.outcome_fields() | {"network_sha256": network_sha256}
     with torch_threads(options.threads):
         pair = QuantizedPair.of(quantizer.model, head, grids.placement, grids.activations, grids.weights)
+        pair.to_(device)
         labels = _labels(quantizer.model, head, photos, options)
         state = StateFolder(folder, recipe, photos.sha256)
-        with _batches(photos, options, image.input_size_wh, folder) as batches:
+        with _batches(photos, options, image.input_size_wh, folder, pair) as batches:
             tuning = FineTuning(
                 pair, state, options, batches, lambda seen: None, {}, progress or (lambda done, total: None), labels
             )
@@ -138,11 +143,11 @@ def _labels(
 
 @contextlib.contextmanager
 def _batches(
-    photos: LearningSet, options: QatOptions, size_wh: tuple[int, int], folder: Path
+    photos: LearningSet, options: QatOptions, size_wh: tuple[int, int], folder: Path, pair: QuantizedPair
 ) -> Iterator[TuningBatches]:
     """What is learned from. Labelled images are squares as large as the longer side of the input, none a mosaic."""
     if isinstance(photos, CalibrationSet):
-        yield PlainBatches(photos.paths, options.batch, options.seed, size_wh)
+        yield PlainBatches(photos.paths, options.batch, options.seed, size_wh, pair.device)
         return
     folder.mkdir(parents=True, exist_ok=True)
     size = max(size_wh)

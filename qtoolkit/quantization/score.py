@@ -23,7 +23,7 @@ from qtoolkit.recipe import Recipe
 
 __all__ = ["score_variants"]
 
-_OF_QAT = ("qat", "qat_images", "qat_lr", "unlabeled", "labelled")
+_OF_QAT = ("qat", "qat_images", "qat_lr", "qat_device", "unlabeled", "labelled")
 
 
 def score_variants(

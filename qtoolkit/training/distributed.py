@@ -79,7 +79,7 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
             "there is no such CUDA device to train on",
             expected=f"at least {local_rank + 1} CUDA devices",
             found=f"{devices}",
-            do="give --device cpu, or start fewer processes",
+            do="compute on the CPU (cpu or auto), or start fewer processes",
         )
     return torch.device("cuda", local_rank)
 

@@ -96,7 +96,9 @@ class FakeQuantizer(nn.Module):
         shape = self._shape(x)
         sharing = max(1, x.numel() // (self.start.numel() * (len(x) if self._batched else 1)))
         factor = float(sharing * self.first.grid.qmax) ** -0.5
-        lowest, highest = (_bound(limit, self.first, shape) for limit in (self.first.grid.qmin, self.first.grid.qmax))
+        lowest, highest = (
+            _bound(limit, self.first, shape, x.device) for limit in (self.first.grid.qmin, self.first.grid.qmax)
+        )
         scale = self.scale.reshape(shape)
         result: Tensor = _LearnedStep.apply(x, scale, lowest, highest, factor)  # type: ignore[no-untyped-call]
         return result
@@ -113,12 +115,12 @@ class FakeQuantizer(nn.Module):
         return shape
 
 
-def _bound(limit: int, params: QuantParams, shape: list[int]) -> _Bound:
+def _bound(limit: int, params: QuantParams, shape: list[int], device: torch.device) -> _Bound:
     """A limit of the grid in steps from the zero point: a number where all channels have one, which is much faster."""
     steps = limit - params.zero_point.astype(np.float32)
     if bool(np.all(steps == steps.flat[0])):
         return float(steps.flat[0])
-    return torch.from_numpy(steps).reshape(shape)
+    return torch.from_numpy(steps).to(device).reshape(shape)
 
 
 def round_bias(bias: Tensor, input_scale: Tensor, weight_scale: Tensor) -> Tensor:

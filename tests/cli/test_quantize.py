@@ -273,6 +273,15 @@ class TestDefaultNetwork:
         report = (tmp_path / "out" / "report.md").read_text()
         assert "int8-qat" in report and str(tmp_path) not in report
 
+    def test_a_device_that_is_not_there_is_refused_before_any_work(self, network, people, tmp_path, qtool):
+        if pytest.importorskip("torch").cuda.is_available():
+            pytest.skip("there is a CUDA device")
+        result = qtool(
+            "quantize", network, "--data", people, "--qat", "--qat-device", "cuda", "--out", tmp_path / "out"
+        )
+        assert result.exit_code == 4 and "no such CUDA device" in result.stderr
+        assert not (tmp_path / "out").exists()
+
     def test_photos_to_fine_tune_on_without_a_fine_tuning(self, network, people, tmp_path, qtool):
         result = qtool("quantize", network, "--data", people, "--unlabeled", people, "--out", tmp_path / "out")
         assert result.exit_code == 2

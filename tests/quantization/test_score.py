@@ -114,7 +114,7 @@ def test_with_qat_its_settings_are_there_and_a_note_on_its_photos(opened, plans,
 
 def test_settings_are_every_option_but_paths(opened, plans, people):
     settings = score_variants(opened, plans, people, {}).settings
-    of_qat = {"qat", "qat_images", "qat_lr", "unlabeled", "labelled"}
+    of_qat = {"qat", "qat_images", "qat_lr", "qat_device", "unlabeled", "labelled"}
     assert set(settings) == set(Recipe.model_fields) - {"version", "model", "data", "out"} - of_qat
     assert (settings["mixed"], settings["seed"], settings["runs"], settings["plan"]) == (0.25, 3, 0, None)
     assert settings["corrections"] == ["silu-pairs"]

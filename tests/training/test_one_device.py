@@ -13,11 +13,18 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from qtoolkit.artifacts.plan import Precision, uniform_plan
+from qtoolkit.backends.targets import find_target
 from qtoolkit.graph import default_network
+from qtoolkit.graph.load import prepare_network
+from qtoolkit.quantization.calibrate import calibrate, calibration_tensors
+from qtoolkit.quantization.ptq import Quantizer
+from qtoolkit.quantization.qat import QatOptions
 from qtoolkit.training import network_pair, reconstruction
 from qtoolkit.training.fine_tuning import FineTuning
 from qtoolkit.training.layer_fit import fit_layers_
 from qtoolkit.training.network_pair import NetworkPair
+from qtoolkit.training.quantized_pair import QuantizedPair
 from qtoolkit.training.retrain_options import RetrainOptions
 from qtoolkit.training.shards import ShardedGradients
 from qtoolkit.training.tuning_batches import TuningBatch
@@ -107,6 +114,29 @@ def test_the_fit_draws_its_places_on_the_cpu_and_nothing_else(pair_on_meta, kind
     drawn_and_sent = {"aten.randperm.generator", "aten.slice.Tensor", "aten._to_copy.default"}
     # What a Resize reads is sent once; an empty tensor stands for the rows in front of the first image.
     assert watched.strays <= {*drawn_and_sent, "aten.lift_fresh.default", "aten.empty.memory_format"}
+
+
+@pytest.mark.parametrize("target", ["ort-cpu", "tensorrt", "tidl"])
+@pytest.mark.parametrize("activation", ["relu", "silu"])
+def test_a_step_of_quantization_aware_training(target, activation, tiny_pose_model):
+    row, model = find_target(target), prepare_network(tiny_pose_model(activation))
+    feeds = [{"images": np.random.default_rng(seed).random((1, 3, 64, 64), np.float32)} for seed in range(2)]
+    quantizer = Quantizer(model, row, calibrate(model, calibration_tensors(model, row), feeds, threads=1))
+    plan = quantizer.quantize(uniform_plan([layer.name for layer in quantizer.layers], Precision.INT8)).plan
+    grids = quantizer.grids(plan.layers)
+    pair = QuantizedPair.of(model, None, grids.placement, grids.activations, grids.weights)
+    pair.to_(_META)
+    tuning = FineTuning(pair, _NoState(), QatOptions(), None, lambda seen: None, {}, lambda done, total: None)
+    with torch.no_grad():
+        pair.loss.measure_spread(pair.teacher(torch.empty(2, 3, 64, 64, device=_META)))
+    gradients = ShardedGradients(tuning._loss_of, list(tuning._parameters.values()), 0)
+    parts = TuningBatch(torch.empty(2, 3, 64, 64)).to(_META).parts(2)
+    tuning._take_step(parts, gradients)
+    with _Watched() as watched:
+        tuning._take_step(parts, gradients)
+    assert watched.strays == set()
+    assert {each.device for each in pair.tensors().values()} == {_META}
+    assert any(name.startswith("grid of") and each.grad is not None for name, each in tuning._parameters.items())
 
 
 def test_sizes_are_tried_where_the_networks_are(pair_on_meta):
