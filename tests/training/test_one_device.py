@@ -84,9 +84,8 @@ def _resized(net):
 _KINDS = ["with scores", "without scores", "the default network"]
 
 
-@pytest.mark.parametrize("kind", _KINDS)
-def test_a_step(pair_on_meta, kind):
-    pair, options = pair_on_meta(kind)
+def _taken_step(pair, options):
+    """A fine-tuning of ``pair`` after two steps, and what was seen of the second."""
     tuning = FineTuning(pair, _NoState(), options, None, lambda seen: None, {}, lambda done, total: None)
     with torch.no_grad():
         pair.loss.measure_spread(pair.teacher(torch.empty(4, 3, 64, 64, device=_META)))
@@ -96,6 +95,12 @@ def test_a_step(pair_on_meta, kind):
     tuning._take_step(parts, gradients)
     with _Watched() as watched:
         tuning._take_step(parts, gradients)
+    return tuning, watched
+
+
+@pytest.mark.parametrize("kind", _KINDS)
+def test_a_step(pair_on_meta, kind):
+    tuning, watched = _taken_step(*pair_on_meta(kind))
     assert watched.strays == set()
     assert watched.count > 100
     assert all(each.grad is not None and each.grad.device == _META for each in tuning._parameters.values())
@@ -126,14 +131,7 @@ def test_a_step_of_quantization_aware_training(target, activation, tiny_pose_mod
     grids = quantizer.grids(plan.layers)
     pair = QuantizedPair.of(model, None, grids.placement, grids.activations, grids.weights)
     pair.to_(_META)
-    tuning = FineTuning(pair, _NoState(), QatOptions(), None, lambda seen: None, {}, lambda done, total: None)
-    with torch.no_grad():
-        pair.loss.measure_spread(pair.teacher(torch.empty(2, 3, 64, 64, device=_META)))
-    gradients = ShardedGradients(tuning._loss_of, list(tuning._parameters.values()), 0)
-    parts = TuningBatch(torch.empty(2, 3, 64, 64)).to(_META).parts(2)
-    tuning._take_step(parts, gradients)
-    with _Watched() as watched:
-        tuning._take_step(parts, gradients)
+    tuning, watched = _taken_step(pair, QatOptions())
     assert watched.strays == set()
     assert {each.device for each in pair.tensors().values()} == {_META}
     assert any(name.startswith("grid of") and each.grad is not None for name, each in tuning._parameters.items())
