@@ -46,7 +46,8 @@ _LIBRARIES: Mapping[str, TensorRtName] = {"tensorrt": "tensorrt", "tensorrt-rtx"
 
 
 class BuildOptions(BaseModel):
-    """What to build. ``out`` is a folder; ``compute_capabilities`` are for tensorrt-rtx, empty: all that it knows."""
+    """What to build. ``out`` is a folder; ``timing_cache`` is ``timing.cache`` in it where none is given (TensorRT);
+    ``compute_capabilities`` are for tensorrt-rtx, empty: all that it knows."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
@@ -128,8 +129,7 @@ def engine_node_times(
     """Milliseconds per node of ``model``, in an engine that is built for it in ``folder`` and profiled on the GPU."""
     path = folder / "profiled.onnx"
     write_bytes(path, model.SerializeToString(deterministic=True))
-    # The networks that are profiled one after the other have most of their layers' shapes in common.
-    result = build(BuildOptions(model=path, target=target.name, out=folder, timing_cache=folder / "timing.cache"))
+    result = build(BuildOptions(model=path, target=target.name, out=folder))
     nodes = [node_name(node) for node in model.graph.node]
     with TensorRtGpu(result.file, onnx_sha256=result.onnx_sha256) as runner:
         return runner.node_times_ms(feeds, nodes, frozenset(layer_precisions(model)))
@@ -196,7 +196,7 @@ def _build_engine(
         int8="int8" in kinds,
         float32_nodes=float32_nodes(model),
         workspace_mb=options.workspace_mb,
-        timing_cache=options.timing_cache,
+        timing_cache=(options.timing_cache or path.with_name("timing.cache")) if library == "tensorrt" else None,
         compute_capabilities=(options.compute_capabilities or rtx_capabilities()) if library == "tensorrt_rtx" else (),
         optimization_level=options.optimization_level,
     )

@@ -24,7 +24,7 @@ _EPILOG = """\
 \b
 Examples:
   qtool build runs/yolov8n-pose/model.int8.onnx --target tensorrt-rtx
-  qtool build model.mixed.onnx --target tensorrt --out engines --timing-cache engines/timing.cache
+  qtool build model.mixed.onnx --target tensorrt --out engines
   qtool build model.float.onnx --target tensorrt-strong --nms onnx
   qtool build model.int8.onnx --target ort-cpu --bundle pose.zip
 
@@ -48,7 +48,10 @@ tensorrt-strong are built on the GPU that runs them; those of tensorrt-rtx on an
 )
 @click.option("--workspace-mb", type=click.IntRange(min=1), metavar="N", help="TensorRT: memory for layers, MiB.")
 @click.option(
-    "--timing-cache", type=_PATH, metavar="FILE", help="TensorRT: times measured in earlier builds; read and kept."
+    "--timing-cache",
+    type=_PATH,
+    metavar="FILE",
+    help="TensorRT: times measured in earlier builds; read and kept.  [default: timing.cache in the folder]",
 )
 @click.option(
     "--optimization-level",

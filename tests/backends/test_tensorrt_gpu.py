@@ -116,6 +116,15 @@ def test_times_of_its_layers_carry_names_of_the_network(engine, network):
     assert set(layers) <= set(times) and times[layers[0]] == 0.25
 
 
+def test_builds_into_one_folder_share_their_times(install_tensorrt, network, tmp_path):
+    log = install_tensorrt("10.3")
+    for _ in range(2):
+        build(BuildOptions(model=network, target="tensorrt", out=tmp_path))
+    assert log["caches"] == [b"", b"cache of 10.3.0"]
+    build(BuildOptions(model=network, target="tensorrt", out=tmp_path, timing_cache=tmp_path / "another.cache"))
+    assert log["caches"][2] == b"" and (tmp_path / "another.cache").exists()
+
+
 def test_selection_gets_the_times_of_layers_from_an_engine(install_tensorrt, network, tmp_path):
     install_tensorrt("10.3")
     target, model = find_target("tensorrt"), onnx.load(network)
