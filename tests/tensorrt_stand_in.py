@@ -222,6 +222,11 @@ def _declare_building(module: Any, declare: Callable[[type], type], log: dict[st
             log["level"] = getattr(config, "builder_optimization_level", None)
             log["verbosity"] = getattr(getattr(config, "profiling_verbosity", None), "name", "default")
             self._logger.log(SimpleNamespace(name="WARNING"), log.get("say", "a warning"))
+            for node in network._model.graph.node:
+                text = (
+                    f"--------------- Timing Runner: {node.name} + PWN({node.name}_act) (CaskConvolution[0x80000009])"
+                )
+                self._logger.log(SimpleNamespace(name="VERBOSE"), text)
             return None if log.get("fails") else network._model.SerializeToString()
 
 

@@ -17,7 +17,7 @@ import onnx
 from qtoolkit.artifacts.files import write_bytes
 from qtoolkit.backends.tensorrt_library import can_type_strongly, can_type_weakly
 from qtoolkit.backends.tensorrt_messages import Message, message_recorder, problems
-from qtoolkit.backends.tensorrt_progress import BuildProgress, progress_monitor
+from qtoolkit.backends.tensorrt_progress import BuildProgress, heard_of_layers, progress_monitor
 from qtoolkit.errors import ModelFileError, UnavailableError, UsageError
 
 __all__ = ["BuildSettings", "BuiltEngine", "ShapeRange", "build_engine"]
@@ -97,6 +97,8 @@ def build_engine(
     config = _configured(trt, builder, network, settings)
     if (monitor := progress_monitor(trt, progress)) is not None:
         config.progress_monitor = monitor
+    else:
+        recorder.hear = heard_of_layers(progress, int(network.num_layers))
     built_at = time.monotonic()
     plan = builder.build_serialized_network(network, config)
     build_s = time.monotonic() - built_at

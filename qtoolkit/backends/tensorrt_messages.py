@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,17 +24,23 @@ class Message:
 
 
 def message_recorder(trt: Any) -> Any:
-    """A logger for ``trt`` (an ``ILogger``) that keeps every message but the verbose ones in ``messages``."""
+    """A logger for ``trt`` (an ``ILogger``) that keeps every message but the verbose ones in ``messages``.
+
+    Those go to ``hear``, where it is set.
+    """
 
     class Recorder(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.messages: list[Message] = []
+            self.hear: Callable[[str], None] | None = None
 
         def log(self, severity: Any, text: str) -> None:
             name = str(getattr(severity, "name", severity))
             if name != "VERBOSE":
                 self.messages.append(Message(name, " ".join(text.split())))
+            elif self.hear is not None:
+                self.hear(text)
 
     return Recorder()
 

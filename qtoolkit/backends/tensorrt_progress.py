@@ -1,20 +1,39 @@
-"""How far a build is, from TensorRT's own progress monitor: minutes on a GPU, during which nothing else is told.
+"""How far a build is: minutes on a GPU, during which nothing else is told.
 
-TensorRT has one from 10 on, TensorRT-RTX always; before, a build can neither be followed nor ended.
+TensorRT has a progress monitor from 10 on, TensorRT-RTX always, through which a build can be ended too. Before, it says
+which layer it times kernels of, in messages such as ``--------------- Timing Runner: Conv_1 + Relu_2
+(CaskConvolution)``.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["BuildProgress", "progress_monitor"]
+__all__ = ["BuildProgress", "heard_of_layers", "progress_monitor"]
 
 BuildProgress = Callable[[str, int, int], None]
 """Called with (phase, as TensorRT names it, done, total)."""
 
 # Shorter phases are steps of longer ones, or over at once.
 _FEWEST_STEPS = 10
+_TIMED = re.compile(r"Timing Runner: (.+) \([^()]*\)$")
+_FUSED = re.compile(r" \+ | \|\| ")
+
+
+def heard_of_layers(report: BuildProgress, layers: int) -> Callable[[str], None]:
+    """What tells ``report`` of the layers, of so many, that are named in the verbose messages it is called with."""
+    timed: set[str] = set()
+
+    def hear(text: str) -> None:
+        found = _TIMED.search(text)
+        new = set(_FUSED.split(found[1])) - timed if found else None
+        if new:
+            timed.update(new)
+            report("timing kernels of layers", min(len(timed), layers), layers)
+
+    return hear
 
 
 def progress_monitor(trt: Any, report: BuildProgress) -> Any:

@@ -8,6 +8,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from qtoolkit.backends.tensorrt_builder import BuildSettings, ShapeRange, build_engine
+from qtoolkit.backends.tensorrt_progress import heard_of_layers
 from qtoolkit.errors import ModelFileError, UnavailableError, UsageError
 
 WEAK = BuildSettings(strongly_typed=False, fp16=True, int8=True)
@@ -20,8 +21,8 @@ def network(op_type="Relu", size=4):
     return helper.make_model(helper.make_graph(nodes, "test", *values))
 
 
-def build(settings, model=None):
-    return build_engine(sys.modules["tensorrt"], model or network(), settings, "net.onnx")
+def build(settings, *progress, model=None):
+    return build_engine(sys.modules["tensorrt"], model or network(), settings, "net.onnx", *progress)
 
 
 def test_each_version_builds_its_dialects(version, install_tensorrt):
@@ -50,6 +51,24 @@ def test_limits_and_verbosity_are_set(version, install_tensorrt):
     strong = version == "11.4"
     build(BuildSettings(strongly_typed=strong, workspace_mb=256, tf32=False))
     assert log["WORKSPACE"] == 256 << 20 and log["verbosity"] == "DETAILED" and log["cleared"] == {"TF32"}
+
+
+def test_layers_are_counted_where_there_is_no_monitor(install_tensorrt):
+    install_tensorrt("8.5")
+    seen = []
+    built = build(BuildSettings(strongly_typed=False), lambda *said: seen.append(said))
+    assert seen[0][0] == "timing kernels of layers" and seen[-1][1:] == (built.layers, built.layers)
+    assert all(message.severity != "VERBOSE" for message in built.messages)
+
+
+def test_what_is_heard_of_layers():
+    seen = []
+    hear = heard_of_layers(lambda *said: seen.append(said[1:]), 3)
+    hear("*************** Autotuning format combination: Half(1,2) -> Half(1,2) ***************")
+    hear("--------------- Timing Runner: a + PWN(PWN(b), c) (CaskConvolution)")
+    hear("--------------- Timing Runner: a + PWN(PWN(b), c) (CaskFlattenConvolution[0x80000009])")
+    hear("--------------- Timing Runner: d || e (CaskConvolution)")
+    assert seen == [(2, 3), (3, 3)]
 
 
 def test_the_level_of_optimization(version, install_tensorrt):
@@ -93,16 +112,16 @@ def test_free_dimensions_need_a_range(version, install_tensorrt):
     log = install_tensorrt(version)
     strong = version == "11.4"
     with pytest.raises(UsageError, match="'x' has free dimensions"):
-        build(BuildSettings(strongly_typed=strong), network(size="n"))
+        build(BuildSettings(strongly_typed=strong), model=network(size="n"))
     shapes = {"x": ShapeRange((1, 1), (1, 4), (1, 8))}
-    build(BuildSettings(strongly_typed=strong, shapes=shapes), network(size="n"))
+    build(BuildSettings(strongly_typed=strong, shapes=shapes), model=network(size="n"))
     assert log["shapes"] == {"x": ((1, 1), (1, 4), (1, 8))}
 
 
 def test_the_parsers_error_names_the_node(version, install_tensorrt):
     install_tensorrt(version)
     with pytest.raises(ModelFileError, match=r"refuses net.onnx at node 'first' \(Refused\)") as caught:
-        build(BuildSettings(strongly_typed=version == "11.4"), network("Refused"))
+        build(BuildSettings(strongly_typed=version == "11.4"), model=network("Refused"))
     assert caught.value.found == "No importer registered"
 
 
