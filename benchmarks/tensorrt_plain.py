@@ -4,7 +4,7 @@ The yardstick is TensorRT called as its own samples do, with an engine built fro
 no code of qtoolkit in between: one context, one stream, copies in and out. Both builds read and write one cache of
 timings, so that they choose among the same kernels. The result is the run's scorecard with the engines' own AP and
 latency; the ratio to the yardstick stands in the conditions of each latency, and so does the time of the GPU's work
-alone, without copies. Needs a GPU.
+alone, without copies. Stopped and given again it goes on behind the last variant. Needs a GPU.
 
 usage: python benchmarks/tensorrt_plain.py RUN --data DATA [--target tensorrt-strong] [--out FILE.json]
        RUN is the folder of `qtool quantize MODEL --data DATA --mixed 0.3 --target tensorrt-strong`
@@ -53,26 +53,47 @@ def main() -> None:
     parser.add_argument("--images", type=int)
     parser.add_argument("--runs", type=int, default=500)
     options = parser.parse_args()
-    find_gpu()
+    gpu = find_gpu()
     samples = open_data_source(options.data).evaluation_samples(options.images)
-    measure(options.run, samples, options.target, options.runs).write(options.out)
+    measure(options.run, samples, options.target, options.runs, options.out, gpu.name)
     print(f"wrote {options.out}")
 
 
-def measure(run: Path, samples: Samples, target: str, runs: int) -> Scorecard:
-    """The scorecard of ``run`` with AP and latency of the engines, which are kept in ``run/engines``."""
+def measure(run: Path, samples: Samples, target: str, runs: int, out: Path, gpu: str) -> Scorecard:
+    """The scorecard of ``run`` with AP and latency of the engines, which are kept in ``run/engines``.
+
+    It is written to ``out`` after every variant; what stands there of the same networks, library, GPU (its name) and
+    counts is taken over.
+    """
     card = Scorecard.read(run / "scorecard.json")
-    rows: list[ScorecardRow] = []
-    cache = run / "engines" / "timing.cache"
-    for row in card.rows:
-        path = run / row.file
-        built = build(BuildOptions(model=path, target=target, out=cache.parent, timing_cache=cache))
-        reference = rows[0].latency.p50_ms if rows and rows[0].latency else None
-        rows.append(measured_row(row, path, built, samples, runs, reference, cache))
-        latency = rows[-1].latency
-        print(row.variant, "AP", rows[-1].ap, "simulated", row.ap, latency and (latency.p50_ms, latency.conditions))
     notes = (*card.notes, f"AP and latency of engines built for {target}; the ranking and the plan are the run's own")
-    return card.model_copy(update={"target": target, "rows": tuple(rows), "notes": notes})
+    wanted = {"version": load_tensorrt("tensorrt").__version__, "device": gpu, "target": target}
+    counts = {"count": runs, "images": len(samples)}
+    before = Scorecard.read(out).rows if out.exists() else ()
+    cache, rows = run / "engines" / "timing.cache", list[ScorecardRow]()
+    for row in card.rows:
+        measured = next((each for each in before if _is_of(each, row, wanted, counts)), None)
+        if measured is None:
+            path = run / row.file
+            built = build(BuildOptions(model=path, target=target, out=cache.parent, timing_cache=cache))
+            reference = rows[0].latency.p50_ms if rows and rows[0].latency else None
+            measured = measured_row(row, path, built, samples, runs, reference, cache)
+        rows.append(measured)
+        latency = measured.latency
+        print(row.variant, "AP", measured.ap, "simulated", row.ap, latency and (latency.p50_ms, latency.conditions))
+        card = card.model_copy(update={"target": target, "rows": tuple(rows), "notes": notes})
+        card.write(out)
+    return card
+
+
+def _is_of(measured: ScorecardRow, row: ScorecardRow, wanted: Mapping[str, str], counts: Mapping[str, int]) -> bool:
+    latency = measured.latency
+    return (
+        (measured.variant, measured.sha256) == (row.variant, row.sha256)
+        and latency is not None
+        and all(getattr(latency, name) == value for name, value in wanted.items())
+        and all(latency.conditions.get(name) == value for name, value in counts.items())
+    )
 
 
 def measured_row(
@@ -97,7 +118,8 @@ def measured_row(
     percentiles = np.percentile(ours, [50, 90, 99])
     plain_ms = float(np.median(theirs))
     conditions |= {
-        "batch": 1, "warm_up_count": WARM_UP, "count": runs, "copies": "in and out", "plain_p50_ms": plain_ms,
+        "batch": 1, "warm_up_count": WARM_UP, "count": runs, "images": len(samples), "copies": "in and out",
+        "plain_p50_ms": plain_ms,
         "compute_p50_ms": float(np.median(compute)), "plain_compute_p50_ms": float(np.median(plain_compute)),
         "over_plain": round(float(percentiles[0]) / plain_ms, 4), "int8_layers": built.int8_layers,
         "not_int8": dict(built.not_int8),

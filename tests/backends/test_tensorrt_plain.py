@@ -45,7 +45,9 @@ def test_one_command_measures_every_variant(version, target, plain, finished, in
     monkeypatch.setattr(plain, "open_cuda", lambda: log["cuda"])
     monkeypatch.setattr(plain, "WARM_UP", 1)
     data, out = finished
-    plain.measure(out, open_data_source(data).evaluation_samples(None), target, 10).write(tmp_path / "card.json")
+    built, make = [], plain.build
+    samples, path = open_data_source(data).evaluation_samples(None), tmp_path / "card.json"
+    plain.measure(out, samples, target, 10, path, "Stand-in GPU")
     card = Scorecard.read(tmp_path / "card.json")
     assert [row.variant for row in card.rows] == ["float", "16bit", "int8", "mixed"]
     for row in card.rows:
@@ -54,6 +56,17 @@ def test_one_command_measures_every_variant(version, target, plain, finished, in
         assert row.accuracy_on.startswith("tensorrt ")
     assert card.rows[0].latency.conditions["parity_db"] > 60
     assert not log["memory"]
+
+    # One that was stopped behind the second variant.
+    Scorecard.read(path).model_copy(update={"rows": card.rows[:2]}).write(path)
+    monkeypatch.setattr(plain, "build", lambda options: built.append(options.model.name) or make(options))
+    plain.measure(out, samples, target, 10, path, "Stand-in GPU")
+    assert built == ["model.int8.onnx", "model.mixed.onnx"]
+    assert [row.variant for row in Scorecard.read(path).rows] == ["float", "16bit", "int8", "mixed"]
+    plain.measure(out, samples, target, 10, path, "Stand-in GPU")
+    assert len(built) == 2
+    plain.measure(out, samples, target, 10, path, "Another GPU")
+    assert len(built) == 6
 
 
 def test_turns_alternate(plain, monkeypatch):
