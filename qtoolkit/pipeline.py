@@ -35,7 +35,13 @@ from qtoolkit.quantization.assess import latency_figures
 from qtoolkit.quantization.bias_correction import input_means, read_means, write_means
 from qtoolkit.quantization.budget_plan import PlanMaker
 from qtoolkit.quantization.calibrate import CalibrationStatistics, calibrate, calibration_key, calibration_tensors
-from qtoolkit.quantization.effort import quantized_network, quantizer_of, with_plan_biases, with_searched_ranges
+from qtoolkit.quantization.effort import (
+    quantized_network,
+    quantizer_of,
+    with_plan_biases,
+    with_searched_ranges,
+    without_biases,
+)
 from qtoolkit.quantization.frontier_run import frontier_of, search_plan
 from qtoolkit.quantization.modelled_times import device_inputs, modelled_latencies
 from qtoolkit.quantization.plan_judge import better_network
@@ -89,7 +95,7 @@ def quantize(recipe: Recipe, progress: Progress = lambda stage, done, total: Non
     people = {variant: evaluate_stage(run, variant) for variant in plans}
     run = _with_undecodable(run, people["float"])
     latencies = bench_stage(run, list(plans))
-    scorecard = score_variants(run, plans, people, latencies)
+    scorecard = score_variants(run, plans, people, latencies, without_biases(run, quantizer, plans))
     scorecard.write(run.out / "scorecard.json")
     return QuantizeResult(run.out, scorecard, plan, sensitivity, run.skipped)
 

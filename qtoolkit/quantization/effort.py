@@ -31,11 +31,11 @@ from qtoolkit.quantization.calibrate import CalibrationStatistics
 from qtoolkit.quantization.empirical_bias import empirical_biases
 from qtoolkit.quantization.learning_photos import plain_photos
 from qtoolkit.quantization.output_ranges import output_ranges
-from qtoolkit.quantization.plan_judge import better_network
+from qtoolkit.quantization.plan_judge import better_network, is_no_worse
 from qtoolkit.quantization.ptq import Quantizer
 from qtoolkit.quantization.run import Run
 
-__all__ = ["quantized_network", "quantizer_of", "with_plan_biases", "with_searched_ranges"]
+__all__ = ["quantized_network", "quantizer_of", "with_plan_biases", "with_searched_ranges", "without_biases"]
 
 _BIAS_IMAGES = 32
 # Beyond fourfold energy, twofold values, an image is odd; rendered ones were found with a hundredfold.
@@ -85,7 +85,8 @@ def with_searched_ranges(run: Run, quantizer: Quantizer) -> Quantizer:
 def with_plan_biases(run: Run, quantizer: Quantizer, plan: PrecisionPlan) -> Quantizer:
     """``quantizer`` with the biases measured under ``plan``, where ``run`` corrects them so; else as it is.
 
-    They are kept in ``OUT/.stages/biases/``.
+    They are kept in ``OUT/.stages/biases/``. None are where the judge's photos show the network to be worse with them:
+    a mean that a few clipped places make moves all the others too.
     """
     if "bias-empirical" not in run.corrections:
         return quantizer
@@ -98,8 +99,20 @@ def with_plan_biases(run: Run, quantizer: Quantizer, plan: PrecisionPlan) -> Qua
             quantizer, plan, lambda: run.calibration_feeds(_BIAS_IMAGES), threads=run.recipe.threads,
             progress=lambda done, total: run.progress("correcting biases", done, total),
         )  # fmt: skip
+        if biases and not is_no_worse(run, quantizer, plan, replace(quantizer, biases=biases).quantize(plan).model):
+            biases = {}
         write_means(path, biases)
     return replace(quantizer, biases=biases)
+
+
+def without_biases(run: Run, quantizer: Quantizer, plans: Mapping[str, PrecisionPlan]) -> list[str]:
+    """Variants with integer layers in which no bias was corrected, though ``run`` was to measure them."""
+    if "bias-empirical" not in run.corrections:
+        return []
+    integer = {
+        variant: plan for variant, plan in plans.items() if plan.layers_at(Precision.INT8) and "-qat" not in variant
+    }
+    return [name for name, plan in integer.items() if not with_plan_biases(run, quantizer, plan).biases]
 
 
 def quantized_network(run: Run, quantizer: Quantizer, variant: str, plan: PrecisionPlan) -> onnx.ModelProto:

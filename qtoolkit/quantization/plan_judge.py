@@ -19,7 +19,7 @@ from qtoolkit.quantization.labelled_photos import find_labelled_photos
 from qtoolkit.quantization.ptq import Quantizer
 from qtoolkit.quantization.run import Run
 
-__all__ = ["PlanJudge", "better_network", "judge_of"]
+__all__ = ["PlanJudge", "better_network", "is_no_worse", "judge_of"]
 
 _PHOTOS = 160
 _LEVEL = 0.68
@@ -124,6 +124,17 @@ def better_network(
         return learned
     ptq = quantizer.quantize(plan).model
     return learned if judge.prefers(learned, ptq, by_labels) else ptq
+
+
+def is_no_worse(run: Run, quantizer: Quantizer, plan: PrecisionPlan, model: onnx.ModelProto) -> bool:
+    """Whether the judge's photos do not show ``model`` to be worse than PTQ's network under ``plan``, beyond chance."""
+    try:
+        judge = judge_of(run, quantizer)[0]
+    except UsageError:
+        return True
+    ptq = quantizer.quantize(plan).model
+    # Where nobody is found both are preferred.
+    return judge.prefers(model, ptq) or not judge.prefers(ptq, model)
 
 
 def _unlabelled(run: Run) -> Samples:

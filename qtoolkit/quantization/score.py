@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,12 @@ def score_variants(
     plans: Mapping[str, PrecisionPlan],
     people: Mapping[str, Mapping[int, People]],
     latencies: Mapping[str, LatencyFigures],
+    without_biases: Sequence[str] = (),
 ) -> Scorecard:
-    """The scorecard: one row per variant, and the conditions all of them hold under."""
+    """The scorecard: one row per variant, and the conditions all of them hold under.
+
+    ``without_biases``: variants in which biases were to be corrected by measurement, and are not.
+    """
     cost = network_cost(run.model)
     runtime = run.target.backend if run.runs_here else "ort-cpu (simulating the target)"
     rows, structure, floating = [], Structure.of(run.model), dict[str, int]()
@@ -59,7 +63,7 @@ def score_variants(
         environment=capture_environment().model_dump(mode="json"),
         settings=_settings(run.recipe) | {"corrections": sorted(run.corrections) or "none"},
         rows=tuple(rows),
-        notes=_notes(run, latencies, floating),
+        notes=_notes(run, latencies, floating, without_biases),
     )  # fmt: skip
 
 
@@ -74,7 +78,12 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
     return settings | {"plan": recipe.plan.name if recipe.plan else None}
 
 
-def _notes(run: Run, latencies: Mapping[str, LatencyFigures], reading_float: Mapping[str, int]) -> tuple[str, ...]:
+def _notes(
+    run: Run,
+    latencies: Mapping[str, LatencyFigures],
+    reading_float: Mapping[str, int],
+    without_biases: Sequence[str],
+) -> tuple[str, ...]:
     notes = [
         "Outputs of the last layers and everything behind them (the decode arithmetic) are in float in every network."
     ]
@@ -84,6 +93,11 @@ def _notes(run: Run, latencies: Mapping[str, LatencyFigures], reading_float: Map
             f"{run.target.name} computes them in float in any case: "
             + ", ".join(f"{count} in {variant}" for variant, count in reading_float.items())
             + "."
+        )
+    if without_biases:
+        notes.append(
+            f"Measured biases (bias-empirical) are not in {', '.join(without_biases)}: there were none to correct, or "
+            "the network was worse with them on photos that nothing is reported on."
         )
     if run.target.wide_is_slower_note and latencies:
         notes.append(run.target.wide_is_slower_note + ".")

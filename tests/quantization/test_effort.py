@@ -15,7 +15,7 @@ from qtoolkit.corrections import CORRECTIONS, Correction
 from qtoolkit.data.calibration_set import calibration_set_of
 from qtoolkit.data.sources import open_data_source
 from qtoolkit.quantization import effort
-from qtoolkit.quantization.effort import quantizer_of, with_plan_biases
+from qtoolkit.quantization.effort import quantizer_of, with_plan_biases, without_biases
 from qtoolkit.quantization.ptq import Quantizer
 from qtoolkit.quantization.run import Run, chosen_corrections
 from qtoolkit.recipe import Recipe
@@ -106,6 +106,27 @@ class TestBiasEmpirical:
             corrections=frozenset({"bias-empirical"}), calibration_feeds=feeds,
             progress=lambda stage, done, total: None,
         )  # fmt: skip
+
+    @pytest.fixture(autouse=True)
+    def judged(self, monkeypatch):
+        """What the judge says of networks with measured biases; the networks that it was asked of."""
+        said = SimpleNamespace(no_worse=True, asked=[])
+        monkeypatch.setattr(
+            effort, "is_no_worse", lambda run, quantizer, plan, model: said.asked.append(model) or said.no_worse
+        )
+        return said
+
+    def test_they_are_left_out_where_the_network_is_worse_with_them(self, run, calibrated, judged):
+        judged.no_worse = False
+        quantizer = quantizer_of(cast(Run, cast(Any, run)), calibrated(run.model, "tidl"), {})
+        plan = uniform_plan([layer.name for layer in quantizer.layers], Precision.INT8)
+        found = with_plan_biases(cast(Run, cast(Any, run)), quantizer, plan)
+        assert found.biases == {} and found.quantize(plan).model == quantizer.quantize(plan).model
+        assert judged.asked[0] != quantizer.quantize(plan).model
+        wide = uniform_plan([layer.name for layer in quantizer.layers], Precision.INT16)
+        plans = {"float": wide, "int8": plan, "int8-qat": plan}
+        assert without_biases(cast(Run, cast(Any, run)), quantizer, plans) == ["int8"]
+        assert len(judged.asked) == 1
 
     def test_it_is_kept_by_plan(self, run, calibrated):
         quantizer = quantizer_of(cast(Run, cast(Any, run)), calibrated(run.model, "tidl"), {})
