@@ -25,9 +25,10 @@ from qtoolkit.pipeline import QuantizeResult, calibrate_stage, open_run, quantiz
 from qtoolkit.quantization import ranked_times
 from qtoolkit.quantization.border_times import BorderTimes
 from qtoolkit.quantization.budget_plan import PlanMaker
+from qtoolkit.quantization.layer_times import UniformTimes
 from qtoolkit.recipe import Recipe
 
-STAGES = ("calibrate", "analyse_sensitivity", "added_ms", "predict_set", "measure_latency")
+STAGES = ("calibrate", "analyse_sensitivity", "uniform_times", "predict_set", "measure_latency")
 VARIANTS = ["float", "16bit", "int8", "mixed"]
 BITS = {"fp32": (32, 32), "fp16": (16, 16), "int16": (8, 16), "int16w16": (16, 16), "int8": (8, 8)}
 
@@ -94,7 +95,7 @@ def calls(monkeypatch) -> Counter[str]:
     counted: Counter[str] = Counter()
 
     def watch(name: str) -> None:
-        module = ranked_times if name == "added_ms" else pipeline
+        module = ranked_times if name == "uniform_times" else pipeline
         work = getattr(module, name)
 
         def counting(*arguments, **options):
@@ -401,10 +402,10 @@ class TestByLatency:
             assert onnx.TensorProto.FLOAT16 in types[0] - types[1]
             assert onnx.TensorProto.INT8 in types[1] - types[0]
             times.update({name: float(place) for place, name in enumerate(sorted(layers), start=1)})
-            calls["added_ms"] += 1
-            return times
+            calls["uniform_times"] += 1
+            return UniformTimes(times, dict.fromkeys(layers, 0.0))
 
-        monkeypatch.setattr(ranked_times, "added_ms", timed)
+        monkeypatch.setattr(ranked_times, "uniform_times", timed)
         result = quantize(changed(again, mixed_by="latency"))
         assert {row.layer: row.added_ms for row in result.sensitivity.layers} == times
         spent = sum(times[name] for name in result.plan.layers_16bit)
@@ -412,9 +413,9 @@ class TestByLatency:
         assert "at most 0.3 of the latency at 16 bit" in result.plan.made_by
         # Another share of the time asks for no new measurement, another number of threads does.
         rank(changed(again, mixed_by="latency", mixed=0.5))
-        assert calls["added_ms"] == 1
+        assert calls["uniform_times"] == 1
         rank(changed(again, mixed_by="latency", threads=2))
-        assert calls["added_ms"] == 2
+        assert calls["uniform_times"] == 2
 
     def test_with_real_times(self, again, calls):
         result = quantize(changed(again, mixed_by="latency"))
@@ -427,10 +428,10 @@ class TestByLatency:
             result.plan
         )
         assert sum(added[name] for name in wide) + conversions <= limit + 1e-9
-        assert calls["added_ms"] == 1
+        assert calls["uniform_times"] == 1
 
     def test_borders_between_precisions_are_timed_and_count(self, again, monkeypatch):
-        def timed(model, network_with, feed, threads):
+        def timed(model, network_with, uniform, feed, threads):
             types = {tensor.data_type for tensor in network_with(names[:1]).graph.initializer}
             assert {onnx.TensorProto.INT8, onnx.TensorProto.FLOAT16} <= types
             return BorderTimes(dict.fromkeys(names, 1000000.0), dict.fromkeys(names, 1000000.0))
@@ -449,7 +450,7 @@ class TestByLatency:
 
         def timed(wide_model, int8_model, layers, feed, threads, node_times=None):
             seen.append(feed["images"].shape)
-            return dict.fromkeys(layers, 1.0)
+            return UniformTimes(*(dict.fromkeys(layers, each) for each in (2.0, 1.0)))
 
         def vanish(*arguments, **options):
             (copy / "calib" / "11.png").unlink()
@@ -457,7 +458,7 @@ class TestByLatency:
 
         original = pipeline.analyse_sensitivity
         monkeypatch.setattr(pipeline, "analyse_sensitivity", vanish)
-        monkeypatch.setattr(ranked_times, "added_ms", timed)
+        monkeypatch.setattr(ranked_times, "uniform_times", timed)
         rank(changed(again, data=copy, mixed_by="latency"))
         assert seen == [(1, 3, 64, 64)]
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from qtoolkit.backends.onnxruntime_cpu import per_node_times
 from qtoolkit.graph.view import GraphView, node_name
 
-__all__ = ["NodeTimes", "UniformTimes", "layer_times_ms"]
+__all__ = ["NodeTimes", "UniformTimes", "layer_times_ms", "uniform_times"]
 
 NodeTimes = Callable[[onnx.ModelProto], Mapping[str, float]]
 """Network → milliseconds per node of it, as a runtime's own profiler tells them."""
@@ -47,23 +47,22 @@ class UniformTimes(NamedTuple):
     wide: Mapping[str, float]
     narrow: Mapping[str, float]
 
-    @classmethod
-    def of(
-        cls,
-        wide_model: onnx.ModelProto,
-        int8_model: onnx.ModelProto,
-        layers: frozenset[str],
-        feed: Mapping[str, NDArray[Any]],
-        threads: int | None = None,
-        node_times: NodeTimes | None = None,
-    ) -> UniformTimes:
-        """Profile both; see ``layer_times_ms``."""
-        return cls(*(layer_times_ms(model, layers, feed, threads, node_times) for model in (wide_model, int8_model)))
-
     @property
     def added_ms(self) -> dict[str, float]:
         """What each layer takes longer at 16 bit than at 8; negative where 16 bit is the faster one."""
         return {name: wide - self.narrow[name] for name, wide in self.wide.items()}
+
+
+def uniform_times(
+    wide_model: onnx.ModelProto,
+    int8_model: onnx.ModelProto,
+    layers: frozenset[str],
+    feed: Mapping[str, NDArray[Any]],
+    threads: int | None = None,
+    node_times: NodeTimes | None = None,
+) -> UniformTimes:
+    """Profile both networks, as ``layer_times_ms`` does one."""
+    return UniformTimes(*(layer_times_ms(each, layers, feed, threads, node_times) for each in (wide_model, int8_model)))
 
 
 def _owners(view: GraphView, layers: frozenset[str]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from qtoolkit.artifacts.plan import Precision
 from qtoolkit.artifacts.sensitivity import Sensitivity
 from qtoolkit.quantization.border_times import border_times
-from qtoolkit.quantization.layer_times import UniformTimes
+from qtoolkit.quantization.layer_times import UniformTimes, uniform_times
 from qtoolkit.quantization.modelled_times import modelled_added_ms
 from qtoolkit.quantization.ptq import Quantizer
 from qtoolkit.quantization.run import Run
@@ -37,7 +37,7 @@ def with_times(
         measure = partial(engine_times, target=run.target, feeds=feed, folder=folder)
     wide_model, int8_model = (quantizer.quantize(run.uniform_plan(each)).model for each in (run.wide, Precision.INT8))
     names = frozenset(layer.name for layer in run.layers)
-    uniform = UniformTimes.of(wide_model, int8_model, names, feed, run.recipe.threads, measure)
+    uniform = uniform_times(wide_model, int8_model, names, feed, run.recipe.threads, measure)
     ranking = _with_added(ranking, uniform.added_ms)
     # Only ONNX Runtime's profile tells those at the borders.
     return _with_borders(run, quantizer, ranking, uniform, feed) if run.target.backend == "ort-cpu" else ranking

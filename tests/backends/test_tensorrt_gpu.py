@@ -19,7 +19,7 @@ from qtoolkit.errors import ModelFileError, UnavailableError, UsageError
 from qtoolkit.graph.layer_precisions import layer_precisions
 from qtoolkit.graph.load import prepare_network
 from qtoolkit.quantization.calibrate import calibrate, calibration_tensors
-from qtoolkit.quantization.layer_times import UniformTimes, layer_times_ms
+from qtoolkit.quantization.layer_times import layer_times_ms, uniform_times
 from qtoolkit.quantization.ptq import Quantizer
 
 
@@ -135,7 +135,7 @@ def test_selection_gets_the_times_of_layers_from_an_engine(install_tensorrt, net
 
     times = layer_times_ms(model, layers, images(), node_times=measure)
     assert set(times) == layers and all(ms >= 0.25 for ms in times.values())
-    uniform = UniformTimes.of(model, model, layers, images(), node_times=measure)
+    uniform = uniform_times(model, model, layers, images(), node_times=measure)
     assert uniform.added_ms == dict.fromkeys(layers, 0.0)
 
 

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from qtoolkit.artifacts.plan import Precision, uniform_plan
 from qtoolkit.quantization import border_times as module
 from qtoolkit.quantization.border_times import BorderTimes, border_times, two_colours
-from qtoolkit.quantization.layer_times import UniformTimes
+from qtoolkit.quantization.layer_times import UniformTimes, uniform_times
 from qtoolkit.quantization.selection import conversion_cost
 
 
@@ -99,7 +99,7 @@ def test_on_the_real_runtime(quantizer, photos, pose):
     def network_with(wide: Collection[str]) -> onnx.ModelProto:
         return quantizer.quantize(plan.with_layers(dict.fromkeys(wide, Precision.FP16))).model
 
-    uniform = UniformTimes.of(network_with(layers), network_with(()), frozenset(layers), photos(1)[0], threads=1)
+    uniform = uniform_times(network_with(layers), network_with(()), frozenset(layers), photos(1)[0], threads=1)
     found = border_times(pose, network_with, uniform, photos(1)[0], threads=1)
     assert set(found.narrowing) == set(found.widening) < set(layers)
     assert all(0.0 <= ms < 50.0 for ms in (*found.narrowing.values(), *found.widening.values()))

@@ -5,7 +5,7 @@ import pytest
 
 from qtoolkit.artifacts.plan import Precision, uniform_plan
 from qtoolkit.quantization import layer_times
-from qtoolkit.quantization.layer_times import UniformTimes, layer_times_ms
+from qtoolkit.quantization.layer_times import layer_times_ms, uniform_times
 
 # Convolution a with a quantized weight, a residual add, Gemm b with a weight that is dequantized and transposed.
 NETWORK = """
@@ -88,7 +88,7 @@ def test_added_time_is_the_difference_and_may_be_negative(network, profile):
     asked = profile({"a": 5.0, "relu": 1.0, "b": 2.0}, {"a": 2.0, "b": 2.5, "wb_dq": 0.5})
     narrow = onnx.ModelProto()
     narrow.CopyFrom(network)
-    assert UniformTimes.of(network, narrow, frozenset("ab"), {}, threads=2).added_ms == {"a": 4.0, "b": -1.0}
+    assert uniform_times(network, narrow, frozenset("ab"), {}, threads=2).added_ms == {"a": 4.0, "b": -1.0}
     assert asked[0]["model"] is network and asked[1]["model"] is narrow
 
 
