@@ -36,7 +36,4 @@ def parts(version: str) -> list[int]:
 @pytest.mark.parametrize("name", promised())
 def test_the_oldest_version_is_tested(name):
     # OpenCV's wheels have a fourth number.
-    wanted = parts(promised()[name])
-    assert parts(LOWEST[name])[: len(wanted)] == wanted and len(parts(LOWEST[name])) <= max(len(wanted), 1) + (
-        "opencv" in name
-    )
+    assert parts(LOWEST[name])[:3] == parts(promised()[name])

@@ -13,7 +13,7 @@ from qtoolkit.data.samples import Samples, Split, collect_samples
 from qtoolkit.data.sources import open_data_source
 from qtoolkit.errors import UsageError
 from qtoolkit.evaluation.agreement import agreement, reference_as_ground_truth
-from qtoolkit.evaluation.coco_ap import bootstrap_interval, coco_keypoint_ap, counted_people
+from qtoolkit.evaluation.coco_ap import ApInterval, bootstrap_interval, coco_keypoint_ap, counted_people
 from qtoolkit.evaluation.pose_network import PoseNetwork, predict_set
 from qtoolkit.quantization.labelled_photos import find_labelled_photos
 from qtoolkit.quantization.ptq import Quantizer
@@ -62,19 +62,24 @@ class PlanJudge:
         return self._known[key]
 
     def prefers(self, model: onnx.ModelProto, other: onnx.ModelProto, by_labels: bool = False) -> bool:
-        """Whether ``model`` is better than ``other`` by more than the draw of the photos makes of it.
+        """Whether ``model`` is better than ``other`` beyond chance, see ``difference``; True where nobody can tell."""
+        found = self.difference(model, other, by_labels)
+        return found is None or found.lo > 0.0
+
+    def difference(self, model: onnx.ModelProto, other: onnx.ModelProto, by_labels: bool = False) -> ApInterval | None:
+        """How much better ``model`` is than ``other``, with the bootstrap interval of 68 % over photos, which is what
+        the draw of the photos makes of it; None where there is nobody to tell by.
 
         Better in agreement, AP with the float network's confident people as the truth; with ``by_labels`` in AP, where
-        the photos have labels. More than chance: the bootstrap interval of 68 % over photos lies above 0. True where
-        there is nobody to tell by.
+        the photos have labels.
         """
         truth = self._truth if by_labels else None
         if truth is None:
             truth = reference_as_ground_truth({image: self._float[image] for image in self._ids})
         if not counted_people(truth):
-            return True
+            return None
         found, others = self._run_on_photos(model), self._run_on_photos(other)
-        return bootstrap_interval(truth, found, self._ids, baseline=others, level=_LEVEL).lo > 0.0
+        return bootstrap_interval(truth, found, self._ids, baseline=others, level=_LEVEL)
 
     def _people(self, plan: PrecisionPlan | None) -> dict[int, People]:
         return self._run_on_photos(self._quantizer.model if plan is None else self._quantizer.quantize(plan).model)
@@ -132,9 +137,8 @@ def is_no_worse(run: Run, quantizer: Quantizer, plan: PrecisionPlan, model: onnx
         judge = judge_of(run, quantizer)[0]
     except UsageError:
         return True
-    ptq = quantizer.quantize(plan).model
-    # Where nobody is found both are preferred.
-    return judge.prefers(model, ptq) or not judge.prefers(ptq, model)
+    found = judge.difference(model, quantizer.quantize(plan).model)
+    return found is None or found.hi >= 0.0
 
 
 def _unlabelled(run: Run) -> Samples:

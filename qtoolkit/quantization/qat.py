@@ -147,7 +147,7 @@ def _batches(
 ) -> Iterator[TuningBatches]:
     """What is learned from. Labelled images are squares as large as the longer side of the input, none a mosaic."""
     if isinstance(photos, CalibrationSet):
-        yield PlainBatches(photos.paths, options.batch, options.seed, size_wh, pair.device)
+        yield PlainBatches(photos.paths, options.batch, options.seed, size_wh, pair.student.device)
         return
     folder.mkdir(parents=True, exist_ok=True)
     size = max(size_wh)

@@ -72,8 +72,7 @@ class NetworkPair:
     @property
     def device(self) -> torch.device:
         """Where both networks compute."""
-        some = next(self.student.parameters(), None)
-        return torch.device("cpu") if some is None else some.device
+        return self.student.device
 
     def to_(self, device: torch.device) -> None:
         """Move both networks; the loss goes where their outputs are. What was taken from them before is no longer

@@ -80,6 +80,12 @@ class OnnxModule(nn.Module):
         self._plans: dict[tuple[tuple[str, ...], tuple[str, ...]], tuple[Step, ...]] = {}
 
     @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        some = next(self.parameters(), None)
+        return torch.device("cpu") if some is None else some.device
+
+    @property
     def layer_names(self) -> tuple[str, ...]:
         """Names of the layers that are run, as ``graph.layers.find_layers`` gives them, in graph order."""
         return tuple(self._layers)

@@ -83,18 +83,10 @@ class QuantizedPair:
         loss = Distillation(outputs, score_channels(model, head), _HUBER_LIMIT)
         return cls(model, teacher, student, loss, on_activations, on_weights, layers)
 
-    @property
-    def device(self) -> torch.device:
-        """Where both networks compute."""
-        some = next(self.student.parameters(), None)
-        return torch.device("cpu") if some is None else some.device
-
     def to_(self, device: torch.device) -> None:
-        """Move both networks and the grids; the loss goes where their outputs are."""
+        """Move both networks, and with the student its grids; the loss goes where their outputs are."""
         self.teacher.to(device)
         self.student.to(device)
-        for quantizer in (*self.activations.values(), *self.weights.values()):
-            quantizer.to(device)
 
     def trained(self) -> dict[str, nn.Parameter]:
         """What is trained: constants of the network by name, and logarithms of scales."""

@@ -10,7 +10,7 @@ from qtoolkit.evaluation.agreement import agreement
 from qtoolkit.evaluation.coco_ap import ApInterval, coco_keypoint_ap
 from qtoolkit.graph.default_network import default_network
 from qtoolkit.pipeline import calibrate_stage, evaluate_stage, open_run
-from qtoolkit.quantization.plan_judge import PlanJudge, better_network
+from qtoolkit.quantization.plan_judge import PlanJudge, better_network, is_no_worse
 from qtoolkit.recipe import Recipe
 
 
@@ -92,6 +92,9 @@ def test_a_network_is_preferred_where_photos_show_it_to_be_better(made, monkeypa
     monkeypatch.setattr("qtoolkit.quantization.plan_judge.judge_of", lambda run, quantizer: (with_labels, None, ""))
     assert better_network(run, worse, int8, quantizer.model) is quantizer.model
     assert better_network(run, quantizer, int8, bad) == quantizer.quantize(int8).model
+    # Only what is shown to be worse is.
+    assert not is_no_worse(run, quantizer, int8, bad)
+    assert is_no_worse(run, worse, int8, quantizer.model) and is_no_worse(run, worse, int8, bad)
 
 
 @pytest.mark.parametrize(("lowest", "better"), [(0.1, True), (0.0, False), (-0.1, False)])
@@ -114,3 +117,5 @@ def test_where_there_is_nobody_to_tell_by_what_was_learned_is_preferred(made, mo
     judge = PlanJudge(run, quantizer, run.samples)
     monkeypatch.setattr(judge, "_float", {i: found.select([]) for i, found in judge._float.items()})
     assert judge.prefers(quantizer.model, quantizer.model)
+    monkeypatch.setattr("qtoolkit.quantization.plan_judge.judge_of", lambda run, quantizer: (judge, None, ""))
+    assert is_no_worse(run, quantizer, run.uniform_plan(Precision.INT8), quantizer.model)
