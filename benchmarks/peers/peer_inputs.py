@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from qtoolkit.artifacts.stages import StageStore
 from qtoolkit.data.calibration_set import CalibrationSet, calibration_set_of, check_disjoint
 from qtoolkit.data.images import read_image
 from qtoolkit.data.letterbox import Letterbox
-from qtoolkit.data.samples import Samples, collect_samples
+from qtoolkit.data.samples import Sample, Samples, Split, collect_samples
 from qtoolkit.data.sources import DataSource, open_data_source
 from qtoolkit.errors import DataSetError, UsageError
 from qtoolkit.graph.layers import decode_tail, last_layers
@@ -59,11 +59,13 @@ class Inputs:
 
 
 def open_inputs(
-    model: Path, data: Path, out: Path, images: int | None, calibration_images: int | None, unlabelled: int | None = 0
-) -> Inputs:
+    model: Path, data: Path, out: Path, images: int | None, calibration_images: int | None,
+    unlabelled: int | None = 0, more_photos: Sequence[Path] = (),
+) -> Inputs:  # fmt: skip
     """Check what was given, and write what the tools read below ``out/inputs``. Raises as ``qtool quantize`` does.
 
-    ``unlabelled``: how many photos of the part unlabeled are looked at, None for all.
+    ``unlabelled``: how many photos of the part unlabeled are looked at, None for all; ``more_photos``: folders of
+    further photos without labels, all of which are.
     """
     source = open_data_source(data)
     samples = source.evaluation_samples(images)
@@ -78,7 +80,7 @@ def open_inputs(
     inputs = Inputs(
         store=StageStore(out), network=network, network_name=model.name, network_sha256=sha256_file(network),
         input=network_input(prepared), tail_outputs=tail, last_outputs=last, data_name=source.name, samples=samples,
-        unlabelled=_further_photos(source, unlabelled, calibration, samples), calibration=calibration,
+        unlabelled=_further_photos(source, unlabelled, more_photos, calibration, samples), calibration=calibration,
         photos=folder / "photos.npz", calibration_folder=folder / "calib", evaluation_folder=folder / "val",
         latency_feeds=folder / "latency.npy",
     )  # fmt: skip
@@ -88,16 +90,21 @@ def open_inputs(
 
 
 def _further_photos(
-    source: DataSource, limit: int | None, calibration: CalibrationSet, samples: Samples
+    source: DataSource, limit: int | None, folders: Sequence[Path], calibration: CalibrationSet, samples: Samples
 ) -> Samples | None:
-    if source.unlabeled is None or limit == 0:
-        return None
-    found = collect_samples(replace(source.unlabeled, annotations=None), limit)
-    check_disjoint(calibration, found)
-    first, evaluated = max(samples.image_ids) + 1, {sample.sha256 for sample in samples}
-    others = [sample for sample in found if sample.sha256 not in evaluated]
-    numbered = tuple(sample._replace(image_id=first + index) for index, sample in enumerate(others))
-    return Samples(numbered, found.skipped, None) if numbered else None
+    parts = [] if source.unlabeled is None or limit == 0 else [(replace(source.unlabeled, annotations=None), limit)]
+    parts += [(Split(folder), None) for folder in folders]
+    found = [collect_samples(split, each) for split, each in parts]
+    first, seen = max(samples.image_ids) + 1, {sample.sha256 for sample in samples}
+    others: list[Sample] = []
+    for photos in found:
+        check_disjoint(calibration, photos)
+        for sample in photos:
+            if sample.sha256 not in seen:
+                seen.add(sample.sha256)
+                others.append(sample._replace(image_id=first + len(others)))
+    skipped = tuple(skipped for photos in found for skipped in photos.skipped)
+    return Samples(tuple(others), skipped, None) if others else None
 
 
 def named_network(path: Path) -> onnx.ModelProto:

@@ -145,8 +145,9 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     """The whole comparison; results.json is written after every row, so that a stopped run shows what it has."""
     out = prepare_out_dir(options.out).resolve()
     inputs = open_inputs(
-        options.model, options.data, out, options.images, options.calibration_images, options.unlabelled_images
-    )
+        options.model, options.data, out, options.images, options.calibration_images, options.unlabelled_images,
+        options.more_photos,
+    )  # fmt: skip
     with OnnxRuntimeCpu(inputs.network, threads=1) as runner:
         head = PoseNetwork.from_runner(runner, options.head).head
     run = Comparison(options, inputs, head, [])
@@ -252,6 +253,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--unlabelled-images", type=_limit, default=None,
         help="photos of the part unlabeled that agreement is measured on too, 0 for none [default: all]",
+    )  # fmt: skip
+    made.add_argument(
+        "--more-photos", type=_folder, action="append", default=[], metavar="DIR",
+        help="a folder of further photos that agreement is measured on too; may be repeated",
     )  # fmt: skip
     made.add_argument("--venvs", type=_folder, default=None, help="folder of the environments [default: OUT/venvs]")
     made.add_argument("--python", default=None, help="builds the environments [default: python3.11]")

@@ -9,9 +9,10 @@ from qtoolkit.artifacts.plan import PrecisionPlan
 from qtoolkit.artifacts.sensitivity import Sensitivity
 from qtoolkit.graph.neighbours import wide_implications
 from qtoolkit.quantization.border_times import BorderTimes
+from qtoolkit.quantization.budget import Budget, budget_costs
 from qtoolkit.quantization.modelled_times import modelled_conversions
 from qtoolkit.quantization.run import Run
-from qtoolkit.quantization.selection import Budget, Conversion, budget_costs, conversion_cost, plan_from_selection
+from qtoolkit.quantization.selection import Conversion, conversion_cost, plan_from_selection
 
 __all__ = ["PlanMaker"]
 

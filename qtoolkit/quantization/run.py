@@ -30,12 +30,12 @@ from qtoolkit.graph.equalize import can_be_equalized, equalized
 from qtoolkit.graph.layers import Layer, find_layers
 from qtoolkit.graph.load import NetworkInput, load_network, network_input
 from qtoolkit.graph.view import GraphView
+from qtoolkit.quantization.budget import BudgetUnit
 from qtoolkit.quantization.feeds import image_feeds
 from qtoolkit.quantization.labelled_photos import LabelledPhotos, find_labelled_photos
 from qtoolkit.quantization.learning_photos import LearningSet, learning_photos
 from qtoolkit.quantization.modelled_times import check_device
 from qtoolkit.quantization.ptq import check_plan, supported_plan, wide_precision
-from qtoolkit.quantization.selection import BudgetUnit
 from qtoolkit.quantization.sensitivity import check_metric
 from qtoolkit.recipe import Recipe
 

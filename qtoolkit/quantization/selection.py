@@ -10,7 +10,12 @@
                                                   bit and b at 8 that ask for conversion i (``Conversion``); its
                                                   cost, times y[i], is added to the budget's sum
 
-Losses of single layers are added as if they did not interact. Among equally good choices the cheaper one wins.
+Losses of single layers are added as if they did not interact. Among equally good choices the cheaper one wins; with a
+``tolerance`` those that leave hardly more loss than the best one count as equally good, and a second program finds the
+cheapest of them::
+
+    minimise    Σ tie_cost[i] · x[i]
+    subject to  Σ loss[i] · (1 − x[i]) ≤ (1 + tolerance) · Σ loss[i] · (1 − best[i])         and all of the above
 """
 
 from __future__ import annotations
@@ -29,20 +34,13 @@ from numpy.typing import NDArray
 from qtoolkit.artifacts.plan import Precision, PrecisionPlan
 from qtoolkit.artifacts.sensitivity import Sensitivity
 from qtoolkit.errors import UsageError
+from qtoolkit.quantization.budget import Budget, budget_costs
 
-__all__ = [
-    "BUDGET_UNITS",
-    "Budget",
-    "BudgetUnit",
-    "Conversion",
-    "budget_costs",
-    "conversion_cost",
-    "plan_from_selection",
-    "select_layers",
-]
+__all__ = ["Conversion", "conversion_cost", "plan_from_selection", "select_layers"]
 
-BudgetUnit = Literal["layers", "macs", "bops", "bytes", "latency"]
-BUDGET_UNITS: tuple[BudgetUnit, ...] = ("layers", "macs", "bops", "bytes", "latency")
+_AS_GOOD = 0.05
+"""Plans that leave so much more loss, as a share of what the best one leaves, are as good: rankings know no better."""
+
 # The solver's tolerances are absolute: the smallest it takes, and an objective beside which they are small.
 _TOLERANCE = 1e-10
 _OBJECTIVE = 1e4
@@ -57,32 +55,6 @@ class _QuietHighs(_HIGHS):  # type: ignore[misc]
     def enableCallbacks(self) -> None:  # noqa: N802 - the name is highspy's
         self.setOptionValue("output_flag", False)
         super().enableCallbacks()
-
-
-@dataclass(frozen=True)
-class Budget:
-    """The share (0–1) of the network that may be at 16 bit, and of what.
-
-    ``layers`` counts layers (rounded down), ``macs`` multiply-adds; ``bops`` bit operations, ``bytes`` of weights and
-    ``latency`` are those that all layers at 16 bit would add to the 8-bit network. As one wide precision serves all
-    layers, a share of added bit operations is a share of multiply-adds.
-    """
-
-    share: float
-    unit: BudgetUnit = "layers"
-
-    def __post_init__(self) -> None:
-        if self.unit not in BUDGET_UNITS:
-            raise UsageError(
-                "the budget's unit is not known", expected=" or ".join(BUDGET_UNITS), found=repr(self.unit)
-            )
-        if not (math.isfinite(self.share) and 0.0 <= self.share <= 1.0):
-            raise UsageError(
-                "the share of the network to keep at 16 bit cannot be used",
-                expected="a number from 0 to 1, such as --mixed 0.3 for 30 %",
-                found=str(self.share),
-                do="give --mixed a share, not a percentage",
-            )
 
 
 @dataclass(frozen=True)
@@ -124,20 +96,25 @@ def select_layers(
     implications: Sequence[tuple[str, str]] = (),
     required: Collection[str] = (),
     conversions: Sequence[Conversion] = (),
+    tolerance: float = 0.0,
+    tie_costs: Mapping[str, float] | None = None,
 ) -> tuple[str, ...]:
     """Names of the layers at 16 bit, in the order of ``losses``; the integer program above, solved to optimality.
 
-    ``costs`` are non-negative or, for a layer that is faster at 16 bit than at 8, negative. Raises UsageError where
-    even the required layers exceed ``limit``, where losses or costs are missing or not finite, and where
-    ``implications`` or ``required`` name a layer that has none.
+    ``costs`` are non-negative or, for a layer that is faster at 16 bit than at 8, negative. ``tolerance``: a choice
+    that leaves this share more loss than the best one is as good, and the one with the least ``tie_costs`` wins (by
+    default ``costs``, conversions included). Raises UsageError where even the required layers exceed ``limit``,
+    where losses or costs are missing or not finite, and where ``implications`` or ``required`` name a layer that has
+    none.
     """
     _check_inputs(losses, costs, {*required, *(name for pair in implications for name in pair)})
     names = list(losses)
     if not names:
         return ()
-    model = _program(losses, costs, limit, implications=implications, required=set(required), conversions=conversions)
-    model.run()
-    if model.getModelStatus() != highspy.HighsModelStatus.kOptimal:
+    gain = _scaled(list(losses.values()))
+    model, price = _program(names, gain, costs, limit, implications, set(required), conversions)
+    best = _solution(model, names)
+    if best is None:
         needed = sum(costs[name] for name in _closure(required, implications))
         raise UsageError(
             "no selection of 16-bit layers fits the budget",
@@ -145,8 +122,28 @@ def select_layers(
             found=f"{limit:.6g}",
             do="raise --mixed",
         )
-    solution = np.array(model.getSolution().col_value)[: len(names)]
-    return tuple(name for name, value in zip(names, solution, strict=True) if value > 0.5)
+    if tolerance > 0.0:
+        tie = price if tie_costs is None else _scaled([tie_costs[name] for name in names])
+        _ask_for_the_cheapest(model, gain, tie, float(gain.sum() - (1.0 + tolerance) * gain[~best].sum()))
+        cheapest = _solution(model, names)
+        best = best if cheapest is None else cheapest
+    return tuple(name for name, wide in zip(names, best, strict=True) if wide)
+
+
+def _solution(model: Any, names: Sequence[str]) -> NDArray[np.bool_] | None:
+    """Which layers are at 16 bit in the best choice; None where there is no choice."""
+    model.run()
+    if model.getModelStatus() != highspy.HighsModelStatus.kOptimal:
+        return None
+    return np.asarray(np.array(model.getSolution().col_value)[: len(names)] > 0.5)
+
+
+def _ask_for_the_cheapest(model: Any, gain: NDArray[np.float64], cost: NDArray[np.float64], enough: float) -> None:
+    """From now on ``model`` asks for the least ``cost`` of a choice that gains ``enough``, the most where that ties."""
+    model.addRow(enough - 1e-9, highspy.kHighsInf, gain.size, np.arange(gain.size, dtype=np.int32), gain)
+    for column, price in enumerate(cost):
+        gained = gain[column] if column < gain.size else 0.0
+        model.changeColCost(column, _OBJECTIVE * (float(price) - _TIE_BREAK * float(gained)))
 
 
 def _check_inputs(losses: Mapping[str, float], costs: Mapping[str, float], named: set[str]) -> None:
@@ -166,19 +163,40 @@ def _check_inputs(losses: Mapping[str, float], costs: Mapping[str, float], named
 
 
 def _program(
-    losses: Mapping[str, float],
+    names: Sequence[str],
+    gain: NDArray[np.float64],
     costs: Mapping[str, float],
     limit: float,
-    *,
     implications: Sequence[tuple[str, str]],
     required: set[str],
-    conversions: Sequence[Conversion] = (),
-) -> Any:
-    names = list(losses)
+    conversions: Sequence[Conversion],
+) -> tuple[Any, NDArray[np.float64]]:
+    """The program, and the costs of its columns as it counts them: of the layers, then of conversions."""
     index = {name: i for i, name in enumerate(names)}
-    # Scaled, because losses may be as small as the solver's tolerances.
-    gain = _OBJECTIVE * _scaled([losses[name] for name in names])
-    price = _scaled([costs[name] for name in names])
+    paid = [each for each in conversions if each.pairs(index)]
+    largest = _largest(costs.values())
+    price = np.array([*(costs[name] for name in names), *(each.cost for each in paid)], np.float64) / largest
+    model = _quiet_solver()
+    for i, name in enumerate(names):
+        model.addVar(1.0 if name in required else 0.0, 1.0)
+        model.changeColIntegrality(i, highspy.HighsVarType.kInteger)
+        model.changeColCost(i, _OBJECTIVE * (_TIE_BREAK * float(price[i]) - float(gain[i])))
+    for column, each in enumerate(paid, start=len(names)):
+        model.addVar(0.0, 1.0)
+        model.changeColCost(column, _OBJECTIVE * _TIE_BREAK * float(price[column]))
+        for wide, narrow in each.pairs(index):
+            triple = np.array([index[wide], index[narrow], column], np.int32)
+            model.addRow(-highspy.kHighsInf, 0.0, 3, triple, np.array([1.0, -1.0, -1.0]))
+    columns = np.arange(price.size, dtype=np.int32)
+    model.addRow(-highspy.kHighsInf, limit / largest + 1e-9, price.size, columns, price)
+    for a, b in implications:
+        pair = np.array([index[a], index[b]], np.int32)
+        model.addRow(-highspy.kHighsInf, 0.0, 2, pair, np.array([1.0, -1.0]))
+    return model, price
+
+
+def _quiet_solver() -> Any:
+    """HiGHS without output, on one thread, that stops at the best choice only."""
     model = _QuietHighs()
     model.setOptionValue("output_flag", False)
     model.setOptionValue("threads", 1)
@@ -186,24 +204,6 @@ def _program(
     model.setOptionValue("mip_abs_gap", 0.0)
     for tolerance in ("primal_feasibility_tolerance", "dual_feasibility_tolerance", "mip_feasibility_tolerance"):
         model.setOptionValue(tolerance, _TOLERANCE)
-    for i, name in enumerate(names):
-        model.addVar(1.0 if name in required else 0.0, 1.0)
-        model.changeColIntegrality(i, highspy.HighsVarType.kInteger)
-        model.changeColCost(i, _OBJECTIVE * _TIE_BREAK * float(price[i]) - float(gain[i]))
-    largest = _largest(costs.values())
-    bound = limit / largest
-    paid = [each for each in conversions if each.pairs(index)]
-    price = np.concatenate([price, [each.cost / largest for each in paid]])
-    for column, each in enumerate(paid, start=len(names)):
-        model.addVar(0.0, 1.0)
-        model.changeColCost(column, _OBJECTIVE * _TIE_BREAK * float(price[column]))
-        for wide, narrow in each.pairs(index):
-            triple = np.array([index[wide], index[narrow], column], np.int32)
-            model.addRow(-highspy.kHighsInf, 0.0, 3, triple, np.array([1.0, -1.0, -1.0]))
-    model.addRow(-highspy.kHighsInf, bound + 1e-9, price.size, np.arange(price.size, dtype=np.int32), price)
-    for a, b in implications:
-        pair = np.array([index[a], index[b]], np.int32)
-        model.addRow(-highspy.kHighsInf, 0.0, 2, pair, np.array([1.0, -1.0]))
     return model
 
 
@@ -226,40 +226,6 @@ def _closure(required: Collection[str], implications: Sequence[tuple[str, str]])
     return closed
 
 
-def budget_costs(
-    sensitivity: Sensitivity, budget: Budget, always_wide: Mapping[str, int] = MappingProxyType({})
-) -> tuple[dict[str, float], float]:
-    """Cost of keeping each ranked layer at 16 bit in the budget's unit, and the limit.
-
-    ``always_wide``: layers (name → MACs, or weights for a budget in bytes) that are not ranked because the target runs
-    them at 16 bit only. They are part of the network and come off the budget first; where they exceed it, nothing is
-    left. They add no time. Raises UsageError for a budget in time or bytes where the ranking does not hold them.
-    """
-    rows = sensitivity.layers
-    if budget.unit == "layers":
-        allowed = math.floor(budget.share * (len(rows) + len(always_wide)) + 1e-9) - len(always_wide)
-        return {row.layer: 1.0 for row in rows}, float(max(allowed, 0))
-    if budget.unit == "latency":
-        times = _known({row.layer: row.added_ms for row in rows}, "the time", "latency")
-        return times, budget.share * sum(max(time, 0.0) for time in times.values())
-    in_bytes = budget.unit == "bytes"
-    amounts = _known({row.layer: row.weights if in_bytes else row.macs for row in rows}, "the weights", "bytes")
-    spent = sum(always_wide.values())
-    left = budget.share * (sum(amounts.values()) + spent) - spent
-    return amounts, max(left, 0.0)
-
-
-def _known(amounts: Mapping[str, float | None], what: str, unit: str) -> dict[str, float]:
-    if any(amount is None for amount in amounts.values()):
-        raise UsageError(
-            f"a {unit} budget needs {what} of each layer",
-            expected=f"a sensitivity ranking with {what}",
-            found="a ranking without",
-            do=f"run qtool sensitivity with --mixed-by {unit}",
-        )
-    return {name: float(amount or 0.0) for name, amount in amounts.items()}
-
-
 def plan_from_selection(
     sensitivity: Sensitivity,
     budget: Budget,
@@ -272,13 +238,17 @@ def plan_from_selection(
 ) -> PrecisionPlan:
     """The mixed plan of the ranked layers: those chosen by the integer program at ``wide``, the others at 8 bit.
 
-    ``always_wide``: see ``budget_costs``. ``conversions`` count for a budget in time only.
+    Of the plans that leave at most 5 % more loss than the best one, the cheapest: fewest multiply-adds where the budget
+    is in layers, else least of the budget. ``always_wide``: see ``budget_costs``. ``conversions`` count for a budget in
+    time only.
     """
     costs, limit = budget_costs(sensitivity, budget, always_wide)
     losses = {row.layer: max(row.loss, 0.0) for row in sensitivity.layers}
-    chosen = set(
-        select_layers(losses, costs, limit, implications=implications, required=required, conversions=conversions)
-    )
+    chosen = select_layers(
+        losses, costs, limit, implications=implications, required=required, conversions=conversions,
+        tolerance=_AS_GOOD,
+        tie_costs={row.layer: float(row.macs) for row in sensitivity.layers} if budget.unit == "layers" else None,
+    )  # fmt: skip
     made_by = (
         f"{sensitivity.metric} sensitivity on {sensitivity.images} photos; "
         f"at most {budget.share:.4g} of the {budget.unit} at 16 bit; integer program"

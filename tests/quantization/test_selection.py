@@ -12,15 +12,8 @@ from hypothesis import strategies as st
 from qtoolkit.artifacts.plan import Precision
 from qtoolkit.artifacts.sensitivity import LayerSensitivity, Sensitivity
 from qtoolkit.errors import UsageError
-from qtoolkit.quantization.selection import (
-    BUDGET_UNITS,
-    Budget,
-    Conversion,
-    budget_costs,
-    conversion_cost,
-    plan_from_selection,
-    select_layers,
-)
+from qtoolkit.quantization.budget import BUDGET_UNITS, Budget, budget_costs
+from qtoolkit.quantization.selection import Conversion, conversion_cost, plan_from_selection, select_layers
 
 
 def ranking(losses, macs=None, added_ms=None):
@@ -118,6 +111,37 @@ def test_the_best_of_all_subsets_is_found(problem):
     assert total(losses, chosen) >= total(losses, best) - 1e-8 * max(losses.values())
     if total(losses, chosen) <= total(losses, best):
         assert total(costs, chosen) <= total(costs, best) + 1e-3 * max(map(abs, costs.values()))
+
+
+@settings(deadline=None, max_examples=100)
+@given(problem=problems(), data=st.data())
+def test_the_cheapest_of_those_nearly_as_good_is_found(problem, data):
+    losses, costs, limit, implications, required = problem
+    tolerance = data.draw(st.sampled_from([0.01, 0.1, 0.5]))
+    other = {name: data.draw(st.integers(0, 50).map(float)) for name in losses}
+    tie_costs = data.draw(st.sampled_from([None, other]))
+    best = brute_force(*problem, over=-EQUAL)
+    if best is None:
+        return
+    rules = {"implications": implications, "required": required}
+    chosen = select_layers(losses, costs, limit, **rules, tolerance=tolerance, tie_costs=tie_costs)
+    assert allowed(chosen, costs, limit, implications, required, over=EQUAL)
+    top = select_layers(losses, costs, limit, **rules)
+    left = (1 + tolerance) * total(losses, losses.keys() - set(top))
+    # Up to here sums of losses count as equal.
+    slack = 1e-8 * max(losses.values())
+    assert total(losses, losses.keys() - set(chosen)) <= left + slack
+    subsets = chain.from_iterable(combinations(losses, size) for size in range(len(losses) + 1))
+    good = [
+        set(s)
+        for s in subsets
+        if allowed(s, costs, limit, implications, required, over=-EQUAL)
+        and total(losses, losses.keys() - set(s)) <= left - slack
+    ]
+    price = costs if tie_costs is None else tie_costs
+    if good:
+        least = min(total(price, s) for s in good)
+        assert total(price, chosen) <= least + 1e-6 * (max(map(abs, price.values())) or 1.0)
 
 
 @settings(deadline=None, max_examples=50)
@@ -298,6 +322,23 @@ def test_a_layer_that_loses_nothing_stays_at_8_bit_however_large_the_budget():
     # Below 0 is noise of the measurement: it counts as nothing.
     plan = plan_from_selection(ranking({"a": 0.0, "b": -0.01, "c": 0.1}), Budget(1.0), Precision.FP16)
     assert plan.layers_16bit == ("c",)
+
+
+def test_a_layer_that_hardly_loses_more_does_not_cost_a_hundred_times_as_much():
+    # Two layers may be wide. The plan of b leaves 0.40, that of c 0.41 and a hundredth of the multiply-adds.
+    losses, macs = {"a": 5.0, "b": 0.21, "c": 0.2, "d": 0.2}, {"a": 1000, "b": 1000, "c": 10, "d": 20}
+    assert plan_from_selection(ranking(losses, macs), Budget(0.5), Precision.FP16).layers_16bit == ("a", "c")
+    # More than one part in twenty of what is left counts, however small beside what is gone.
+    more = losses | {"b": 0.23}
+    assert plan_from_selection(ranking(more, macs), Budget(0.5), Precision.FP16).layers_16bit == ("a", "b")
+    # With all to spend nothing is left, and nothing saved.
+    assert len(plan_from_selection(ranking(losses, macs), Budget(1.0), Precision.FP16).layers_16bit) == 4
+
+
+def test_of_two_plans_as_good_the_faster_one_is_taken_under_a_budget_in_time():
+    losses, added = {"a": 0.21, "b": 0.2, "c": 3.0}, {"a": 3.0, "b": 1.0, "c": 6.0}
+    plan = plan_from_selection(ranking(losses, added_ms=added), Budget(0.3, "latency"), Precision.FP16)
+    assert plan.layers_16bit == ("b",)
 
 
 def test_required_layers_and_neighbours_go_into_the_plan():

@@ -64,6 +64,24 @@ def test_photos_without_labels_get_ids_of_their_own_and_are_looked_at_once(
         open_inputs(model_file, data, out, None, None, None)
 
 
+def test_further_folders_of_photos_are_looked_at_too(model_file, make_data_set, add_unlabelled, tmp_path):
+    data, folder = make_data_set(tmp_path / "data"), tmp_path / "further"
+    images = [cv2.imencode(".png", np.full((30, 40, 3), shade, np.uint8))[1].tobytes() for shade in (10, 200, 90)]
+    add_unlabelled(data, images[:2])
+    folder.mkdir()
+    for name, image in zip(("a.png", "b.png"), (images[1], images[2]), strict=True):
+        (folder / name).write_bytes(image)
+    inputs = open_inputs(model_file, data, tmp_path / "out", None, None, None, [folder])
+    # a.png is in the part unlabeled as well.
+    assert [sample.path.name for sample in inputs.unlabelled] == ["0.png", "1.png", "b.png"]
+    assert len(set(inputs.unlabelled.image_ids) - set(inputs.samples.image_ids)) == 3
+    alone = open_inputs(model_file, data, tmp_path / "out", None, None, 0, [folder]).unlabelled
+    assert [sample.path.name for sample in alone] == ["a.png", "b.png"]
+    (folder / "c.png").write_bytes((data / "calib" / "11.png").read_bytes())
+    with pytest.raises(DataSetError, match="evaluation images too"):
+        open_inputs(model_file, data, tmp_path / "out", None, None, 0, [folder])
+
+
 def test_photos_of_both_parts_are_refused(model_file, make_data_set, tmp_path):
     data = make_data_set(tmp_path / "data")
     (data / "calib" / "11.png").write_bytes((data / "val" / "1.png").read_bytes())
