@@ -51,6 +51,9 @@ ROWS = {
     "Q/DQ stand at": places,
     "8-bit last layers read": lambda t: "float, or what is 8 bit already" if t.float_last_inputs else "8 bit",
     "Softmax over an inner axis": lambda t: "written out" if t.slow_softmax else "as it is",
+    "8-bit upsampling that repeats": lambda t: "written out" if t.slow_upsampling else "as it is",
+    "constants spread in short runs": lambda t: "spread beforehand" if t.slow_broadcasts else "as they are",
+    "channels of 8-bit layers": lambda t: f"in multiples of {t.channel_multiple}" if t.channel_multiple > 1 else "any",
     "a 16-bit Concat forces its inputs": lambda t: yes(t.concat_forces_inputs),
     "corrected at every effort": lambda t: ", ".join(t.corrections) or "–",
 }

@@ -35,7 +35,10 @@ class Target(BaseModel):
       operators that pass 8-bit values on, so that input and output share their quantization parameters.
     - ``float_last_inputs``: an 8-bit last layer reads its input in float, its weights alone are on a grid: no Q stands
       behind it, so the runtime computes it in float whatever it reads.
-    - ``slow_softmax``: a Softmax over an inner axis of the decode tail is written out (``graph/softmax.py``).
+    - ``slow_softmax``: a Softmax over an inner axis of the decode tail is written out (``graph/softmax.py``);
+      ``slow_upsampling``: so is upsampling that repeats 8-bit values (``graph/upsample.py``); ``slow_broadcasts``:
+      constants of the tail that are spread in short runs are spread beforehand (``graph/broadcast.py``).
+    - ``channel_multiple``: its fast integer kernels take channels in so many at a time (``graph/pad_channels.py``).
     - ``quantize_residual_adds``: both inputs of a residual Add carry Q/DQ, though the Add itself is no layer.
     - ``integer_only``: no tensor in front of the decode tail is float: those between 16-bit layers lie on a 16-bit
       grid, and the width of a tensor is that of its readers (rules in ``graph/integer_flow.py``).
@@ -67,6 +70,9 @@ class Target(BaseModel):
     shape_ops: frozenset[str] = frozenset()
     float_last_inputs: bool = False
     slow_softmax: bool = False
+    slow_upsampling: bool = False
+    slow_broadcasts: bool = False
+    channel_multiple: int = 1
     quantize_residual_adds: bool = False
     integer_only: bool = False
     unsigned_where_nonnegative: bool = False

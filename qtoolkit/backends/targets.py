@@ -37,6 +37,9 @@ _ORT_CPU = Target(
     shape_ops=_SHAPE_OPS,
     float_last_inputs=True,
     slow_softmax=True,
+    slow_upsampling=True,
+    slow_broadcasts=True,
+    channel_multiple=4,
     wide_is_slower_note=(
         "ONNX Runtime has no 16-bit convolution on x86: fp16 layers cost float time there, int16 layers more"
     ),

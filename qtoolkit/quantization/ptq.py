@@ -17,7 +17,7 @@ from qtoolkit.graph.half import FP16_LIMIT, convert_half
 from qtoolkit.graph.layers import Layer, Structure
 from qtoolkit.graph.placement import Placement, place_qdq
 from qtoolkit.graph.qdq import LayerWeights, insert_qdq
-from qtoolkit.graph.softmax import expand_softmax
+from qtoolkit.graph.runtime_form import runtime_form
 from qtoolkit.graph.split_rows import split_rows
 from qtoolkit.graph.view import node_name
 from qtoolkit.numerics.activations import ACTIVATIONS
@@ -139,7 +139,7 @@ class Quantizer:
 
     def handed_out(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """A network that this made, in the form that its runtime is fastest with: the same but for rounding."""
-        return expand_softmax(model, self._structure.tail) if self.target.slow_softmax else model
+        return runtime_form(model, self.target, self._structure.tail)
 
     def range_of(self, tensor: str, bit_width: int) -> tuple[float, float]:
         """The clipping range that is used for ``tensor`` at ``bit_width``."""
