@@ -16,6 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from qtoolkit.graph.plain_weights import dequantized_constant
 from qtoolkit.graph.view import GraphView, attribute, node_name
 
 __all__ = ["pad_channels"]
@@ -34,6 +35,11 @@ class _Group:
     tensors: dict[str, None] = field(default_factory=dict)
     makers: list[onnx.NodeProto] = field(default_factory=list)
     readers: list[onnx.NodeProto] = field(default_factory=list)
+
+    @property
+    def sides(self) -> tuple[tuple[list[onnx.NodeProto], int], ...]:
+        """Its convolutions, with the axis of their weights along which its channels lie."""
+        return (self.makers, 0), (self.readers, 1)
 
 
 def pad_channels(model: onnx.ModelProto, multiple: int) -> onnx.ModelProto:
@@ -77,16 +83,16 @@ def _group_of(view: GraphView, start: str) -> _Group | None:
         maker = view.producer(tensor)
         if maker is None or tensor in view.outputs:
             return None
-        if _is_plain_convolution(maker):
-            group.makers.append(maker)
         for node in (maker, *view.consumers(tensor)):
-            if node is not maker and _is_plain_convolution(node) and tensor not in node.input[1:]:
+            plain = _is_plain_convolution(node)
+            if plain and node is maker:
+                group.makers.append(node)
+            elif plain and tensor not in node.input[1:]:
                 group.readers.append(node)
-            elif node is not maker or not _is_plain_convolution(node):
-                joined = _joined(view, node)
-                if joined is None:
-                    return None
+            elif (joined := _joined(view, node)) is not None:
                 pending += joined
+            else:
+                return None
     return group
 
 
@@ -106,17 +112,13 @@ def _joined(view: GraphView, node: onnx.NodeProto) -> list[str] | None:
 
 def _channels(view: GraphView, group: _Group) -> int | None:
     """How many channels the group has; None where its convolutions differ, so that some are spread over others."""
-    shapes = {node.output[0]: _weight_shape(view, node) for node in group.makers}
-    counts = {None if shape is None else shape[0] for shape in shapes.values()}
-    counts |= {None if (shape := _weight_shape(view, node)) is None else shape[1] for node in group.readers}
+    counts = {_weight_shape(view, node)[axis] for nodes, axis in group.sides for node in nodes}
     return counts.pop() if len(counts) == 1 else None
 
 
-def _weight_shape(view: GraphView, node: onnx.NodeProto) -> tuple[int, ...] | None:
-    maker = view.producer(node.input[1])
-    behind = maker is not None and maker.op_type in ("DequantizeLinear", "Cast")
-    weight = view.constant(maker.input[0] if behind and maker is not None else node.input[1])
-    return None if weight is None else weight.shape
+def _weight_shape(view: GraphView, node: onnx.NodeProto) -> tuple[int | None, ...]:
+    weight = dequantized_constant(view, node.input[1])
+    return (None, None) if weight is None else weight.shape
 
 
 def _padded(
@@ -126,7 +128,7 @@ def _padded(
     if not any(_is_on_integers(view, node) for node in (*group.makers, *group.readers)):
         return None
     edits = dict(before)
-    for nodes, axis in ((group.makers, 0), (group.readers, 1)):
+    for nodes, axis in group.sides:
         for node in nodes:
             names = [node.input[1], *(node.input[2:3] if axis == 0 else ())]
             if not all(_pad_constant(view, name, node, axis, wide, edits) for name in names if name):
