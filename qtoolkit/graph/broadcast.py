@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from qtoolkit.graph.tidy import rewrite_graph_
+from qtoolkit.graph.tidy import with_graph
 from qtoolkit.graph.view import GraphView, node_name
 
 __all__ = ["expand_broadcasts"]
@@ -48,10 +48,7 @@ def expand_broadcasts(model: onnx.ModelProto, nodes: Collection[str]) -> onnx.Mo
         rewritten[-1].input[list(node.input).index(short)] = whole
     if not shapes:
         return model
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    rewrite_graph_(copy, rewritten, shapes.values())
-    return copy
+    return with_graph(model, rewritten, shapes.values())
 
 
 def _spread_input(view: GraphView, node: onnx.NodeProto) -> str | None:

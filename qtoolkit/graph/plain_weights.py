@@ -9,7 +9,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from qtoolkit.graph.tidy import rewrite_graph_
+from qtoolkit.graph.tidy import with_graph
 from qtoolkit.graph.view import GraphView, attribute
 
 __all__ = ["dequantized_constant", "with_plain_weights"]
@@ -47,9 +47,7 @@ def with_plain_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     Layers, their names and the decode tail of a quantized network are then found as in a float one. Nodes that read
     activations stay as they are, their Q/DQ pairs too: this copy is for reading, not for running.
     """
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    view = GraphView(copy)
+    view = GraphView(model)
     kept: list[onnx.NodeProto] = []
     constants: list[onnx.TensorProto] = []
     for node in view.nodes:
@@ -59,5 +57,4 @@ def with_plain_weights(model: onnx.ModelProto) -> onnx.ModelProto:
                 constants.append(numpy_helper.from_array(np.ascontiguousarray(value), node.output[0]))
                 continue
         kept.append(node)
-    rewrite_graph_(copy, kept, constants)
-    return copy
+    return with_graph(model, kept, constants)

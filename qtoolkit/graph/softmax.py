@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from qtoolkit.graph.read import default_opset
-from qtoolkit.graph.tidy import rewrite_graph_
+from qtoolkit.graph.tidy import with_graph
 from qtoolkit.graph.view import GraphView, attribute, node_name
 
 __all__ = ["expand_softmax"]
@@ -49,10 +49,7 @@ def expand_softmax(model: onnx.ModelProto, nodes: Collection[str]) -> onnx.Model
             writer.expand(node, chosen[index])
         elif node_name(node) not in writer.written:
             writer.nodes.append(node)
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    rewrite_graph_(copy, writer.nodes, writer.constants.values())
-    return copy
+    return with_graph(model, writer.nodes, writer.constants.values())
 
 
 def _inner_axis(view: GraphView, node: onnx.NodeProto) -> int | None:

@@ -9,7 +9,7 @@ import onnx
 from qtoolkit.errors import ModelFileError
 from qtoolkit.graph.view import GraphView, captured_names, node_name
 
-__all__ = ["name_nodes_", "remove_unused_", "rewrite_graph_", "sort_nodes_"]
+__all__ = ["name_nodes_", "remove_unused_", "rewrite_graph_", "sort_nodes_", "with_graph"]
 
 
 def sort_nodes_(model: onnx.ModelProto) -> None:
@@ -93,6 +93,16 @@ def rewrite_graph_(
     for field, values in ((graph.node, copies), (graph.initializer, [*kept, *initializers]), (graph.value_info, known)):
         del field[:]
         field.extend(values)
+
+
+def with_graph(
+    model: onnx.ModelProto, nodes: Iterable[onnx.NodeProto], initializers: Iterable[onnx.TensorProto]
+) -> onnx.ModelProto:
+    """A copy of ``model`` on which ``rewrite_graph_`` was called."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    rewrite_graph_(copy, nodes, initializers)
+    return copy
 
 
 def name_nodes_(model: onnx.ModelProto) -> None:

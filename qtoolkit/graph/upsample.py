@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from qtoolkit.graph.tidy import rewrite_graph_
+from qtoolkit.graph.tidy import with_graph
 from qtoolkit.graph.view import GraphView, attribute, node_name
 
 __all__ = ["expand_upsampling"]
@@ -42,10 +42,7 @@ def expand_upsampling(model: onnx.ModelProto) -> onnx.ModelProto:
             _write(node, *shapes, nodes, constants)
     if len(nodes) == len(view.nodes):
         return model
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    rewrite_graph_(copy, nodes, constants)
-    return copy
+    return with_graph(model, nodes, constants)
 
 
 def _repeated_shapes(view: GraphView, node: onnx.NodeProto) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
